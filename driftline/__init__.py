@@ -1,0 +1,29 @@
+"""driftline: continual and test-time adaptation on streams."""
+
+from driftline import adapters, data, learners, metrics, models, scenarios
+from driftline.data import load
+from driftline.stream import Dataset, Segment, Stream, concatenate, from_iterable, interleave, scenario
+from driftline.stream.play import play
+from driftline.stream.run import Report, run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dataset",
+    "Report",
+    "Segment",
+    "Stream",
+    "adapters",
+    "concatenate",
+    "data",
+    "from_iterable",
+    "interleave",
+    "learners",
+    "load",
+    "metrics",
+    "models",
+    "play",
+    "run",
+    "scenario",
+    "scenarios",
+]

@@ -1,0 +1,43 @@
+"""Named errors: each message says what was found, where, and what to do."""
+
+from __future__ import annotations
+
+
+class DriftlineError(Exception):
+    """Base of every error driftline raises on purpose."""
+
+
+class DataError(DriftlineError, ValueError):
+    """Data that cannot be used: wrong shape, dtype or range, not finite, damaged or missing labels."""
+
+
+class MissingDataError(DataError, FileNotFoundError):
+    """A named dataset's files are not where they were looked for."""
+
+
+class ChecksumError(DataError):
+    """A file's content differs from what it was when it was written."""
+
+
+class InputError(DataError):
+    """A batch given to a learner, an adapter or a metric cannot be used; nothing has been changed."""
+
+
+class SourceError(DriftlineError, RuntimeError):
+    """A live source raised while the stream was being read."""
+
+
+class ScenarioError(DriftlineError, ValueError):
+    """A scenario that cannot be built from this dataset with these parameters."""
+
+
+class ConfigError(DriftlineError, ValueError):
+    """An unknown name or a bad value of an argument."""
+
+
+class CheckpointError(DriftlineError, RuntimeError):
+    """A checkpoint that is missing, damaged, or belongs to another run or model."""
+
+
+class RecordError(DriftlineError, OSError):
+    """The run record could not be written or read."""

@@ -1,0 +1,25 @@
+"""The runtime: what flows, in which order, when labels come, the loop and its checkpoints."""
+
+from driftline.stream.batch import Batch, SegmentInfo
+from driftline.stream.dataset import Dataset
+from driftline.stream.live import LiveStream, from_iterable
+from driftline.stream.scenario import Scenario, scenario
+from driftline.stream.segment import NEVER, Recipe, Segment, concatenate, interleave
+from driftline.stream.stream import Stream, concatenate_streams
+
+__all__ = [
+    "NEVER",
+    "Batch",
+    "Dataset",
+    "LiveStream",
+    "Recipe",
+    "Scenario",
+    "Segment",
+    "SegmentInfo",
+    "Stream",
+    "concatenate",
+    "concatenate_streams",
+    "from_iterable",
+    "interleave",
+    "scenario",
+]

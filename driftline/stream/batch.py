@@ -1,0 +1,66 @@
+"""What flows: a batch of samples with its place in the stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """Which part of the stream a batch comes from: oracle information, for metrics and records only.
+
+    Parameters
+    ----------
+    index : int
+        Number of the segment, from 0.
+    name : str
+        Name of the segment.
+    start, stop : int
+        First position and the one after the last; ``stop`` is None for live data.
+    """
+
+    index: int
+    name: str
+    start: int
+    stop: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive samples of one segment.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, *input)
+        Samples, on the run's device.
+    y : Tensor, shape (B,) or (B, *target), optional
+        The truth, for metrics; what the *learner* is told, and when, is the stream's label policy. -1 marks
+        a sample of a live stream whose truth is unknown; None: no truth at all.
+    position : int
+        Stream position of the first sample.
+    segment : SegmentInfo
+        Where the batch comes from.
+    labelled : int
+        How many samples have a known truth.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    position: int
+    segment: SegmentInfo
+    labelled: int
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def stop(self) -> int:
+        """Stream position after the last sample."""
+        return self.position + self.x.shape[0]
+
+    @property
+    def ends_segment(self) -> bool:
+        """Whether this is the last batch of its segment (never for live data)."""
+        return self.stop == self.segment.stop

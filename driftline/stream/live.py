@@ -1,0 +1,225 @@
+"""Live streams: any Python iterable of samples, finite or endless, checked on the host as it comes in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from driftline.errors import ConfigError, InputError, SourceError
+from driftline.stream.batch import Batch, SegmentInfo
+from driftline.stream.dataset import all_finite, as_input
+from driftline.stream.seeds import derive_seed, generator
+from driftline.stream.segment import NEVER
+
+Sample = object
+Source = Iterable[Sample] | Callable[[], Iterable[Sample]]
+
+
+@dataclass(frozen=True, eq=False)
+class LiveStream:
+    """A stream of unknown length; made by :func:`from_iterable`."""
+
+    source: Source
+    classes: tuple[str, ...] = ()
+    seed: int = 0
+    name: str = "live"
+    delay: int = 0
+    fraction: float = 1.0
+
+    def batches(self, batch_size: int = 1, start: int = 0, device: torch.device | str | None = None) -> Iterator[Batch]:
+        """Yield the samples from ``start`` on in batches of ``batch_size``, each checked before it is given out.
+
+        Raises
+        ------
+        InputError
+            For a sample that cannot be used: NaN or Inf, another shape or dtype than the first, a bad label.
+        SourceError
+            When the source itself raises.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        check = _Entrance(self.name, len(self.classes))
+        info = SegmentInfo(0, self.name, 0, None)
+        position = start
+        samples = self._samples(start)
+        while True:
+            held: list[tuple[Tensor, Tensor | None]] = []
+            while len(held) < batch_size:
+                try:
+                    item = next(samples)
+                except StopIteration:
+                    break
+                except Exception as error:
+                    raise SourceError(
+                        f"{self.name}: the source raised {type(error).__name__} at position {position + len(held)}: "
+                        f"{error}; {len(held)} samples before it were waiting for their batch and were not played"
+                    ) from error
+                held.append(check(item, position + len(held)))
+            if not held:
+                return
+            yield _to_batch(held, position, info, device)
+            position += len(held)
+            if len(held) < batch_size:
+                return
+
+    def _samples(self, start: int) -> Iterator[Sample]:
+        source = self.source() if callable(self.source) else self.source
+        samples = iter(source)
+        if start and samples is source and not callable(self.source):
+            raise ConfigError(
+                f"{self.name}: cannot go back to position {start} of a one-way iterator; "
+                "give from_iterable a list, or a function that returns a fresh iterator"
+            )
+        return itertools.islice(samples, start, None)
+
+    def delay_labels(self, samples: int) -> LiveStream:
+        """Return the stream with every label ``samples`` samples late."""
+        if samples < 0:
+            raise ConfigError(f"delay_labels({samples}): a label cannot arrive before its sample")
+        return replace(self, delay=samples)
+
+    def label_fraction(self, fraction: float) -> LiveStream:
+        """Return the stream with only this share of the labels arriving."""
+        if not 0 <= fraction <= 1:
+            raise ConfigError(f"label_fraction({fraction}): must be between 0 and 1")
+        return replace(self, fraction=fraction)
+
+    def without_labels(self) -> LiveStream:
+        """Return the stream with no label ever reaching the learner."""
+        return self.label_fraction(0.0)
+
+    def due(self, batch: Batch) -> Tensor | None:
+        """Return the position at which each label of a batch arrives, see :meth:`Stream.due`."""
+        if self.delay == 0 and self.fraction == 1.0 and batch.labelled == len(batch):
+            return None
+        due = torch.arange(batch.position, batch.stop) + self.delay
+        if batch.y is None:
+            return torch.full_like(due, NEVER)
+        if not batch.y.is_floating_point():
+            due[batch.y.cpu() < 0] = NEVER
+        if self.fraction < 1:
+            for i in range(len(batch)):
+                rng = generator(derive_seed(self.seed, "label", batch.position + i))
+                if float(torch.rand((), generator=rng)) >= self.fraction:
+                    due[i] = NEVER
+        return due
+
+    def describe(self) -> dict[str, object]:
+        """Return what a record can say of a live stream."""
+        return {
+            "scenario": self.name,
+            "live": True,
+            "seed": self.seed,
+            "delay": self.delay,
+            "fraction": self.fraction,
+        }
+
+
+def from_iterable(source: Source, classes: int | Sequence[str] = (), name: str = "live", seed: int = 0) -> LiveStream:
+    """Make a stream of any Python iterable, finite or endless.
+
+    Parameters
+    ----------
+    source : iterable or callable
+        Gives ``x`` or ``(x, y)`` for one sample at a time: x a tensor, array or list of shape (*input) (uint8
+        means image bytes), y a class index, a regression target (float) or None when the truth is unknown.
+        A function that returns such an iterable can be resumed.
+    classes : int or sequence of str
+        How many classes there are, or their names; 0 for none (regression or no labels).
+    name : str
+        For records and messages.
+    seed : int
+        Keys the draws of :meth:`LiveStream.label_fraction`.
+
+    Examples
+    --------
+    >>> from driftline import from_iterable
+    >>> readings = (([float(i), 1.0], i % 2) for i in range(5))
+    >>> [batch.y.tolist() for batch in from_iterable(readings, classes=2).batches(2)]
+    [[0, 1], [0, 1], [0]]
+    """
+    names = [str(c) for c in range(classes)] if isinstance(classes, int) else [str(c) for c in classes]
+    if not (callable(source) or isinstance(source, Iterable)):
+        raise ConfigError(
+            f"from_iterable needs an iterable or a function that returns one, got {type(source).__name__}"
+        )
+    return LiveStream(source, tuple(names), seed, name)
+
+
+class _Entrance:
+    """Checks samples as they come in, against the first."""
+
+    def __init__(self, name: str, classes: int) -> None:
+        self._name, self._classes = name, classes
+        self._like: Tensor | None = None
+
+    def __call__(self, item: Sample, position: int) -> tuple[Tensor, Tensor | None]:
+        where = f"{self._name}, position {position}"
+        x, y = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+        x = self._tensor(x, where)
+        if self._like is None:
+            self._like = x.new_empty(x.shape)
+        if x.shape != self._like.shape or x.dtype != self._like.dtype:
+            raise InputError(
+                f"{where}: sample of shape {tuple(x.shape)} and {x.dtype}, but the stream began with "
+                f"{tuple(self._like.shape)} and {self._like.dtype}; convert it in the source"
+            )
+        if x.is_floating_point() and not all_finite(x):
+            raise InputError(f"{where}: NaN or Inf in x; drop or repair such samples in the source")
+        return x, None if y is None else self._label(y, where)
+
+    @staticmethod
+    def _tensor(x: object, where: str) -> Tensor:
+        try:
+            x = torch.as_tensor(x)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{where}: x cannot become a tensor ({error})") from None
+        if x.dtype == torch.float64:
+            x = x.float()
+        if x.dim() == 0 or x.numel() == 0 or x.is_complex() or x.dtype == torch.bool:
+            raise InputError(f"{where}: x has shape {tuple(x.shape)} and {x.dtype}; expected a non-empty numeric array")
+        return x
+
+    def _label(self, y: object, where: str) -> Tensor:
+        try:
+            label = torch.as_tensor(y)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{where}: label {y!r} cannot become a tensor ({error})") from None
+        if self._classes == 0:
+            if not label.is_floating_point():
+                raise InputError(
+                    f"{where}: integer label {y!r}, but no classes were given; from_iterable(..., classes=N)"
+                )
+            if not all_finite(label):
+                raise InputError(f"{where}: NaN or Inf in y")
+            return label
+        if label.dim() or label.is_floating_point() or label.dtype == torch.bool:
+            raise InputError(f"{where}: label {y!r} is not a class index")
+        if not 0 <= int(label) < self._classes:
+            raise InputError(f"{where}: label {int(label)} is out of range 0..{self._classes - 1}")
+        return label.long()
+
+
+def _to_batch(
+    held: list[tuple[Tensor, Tensor | None]],
+    position: int,
+    info: SegmentInfo,
+    device: torch.device | str | None,
+) -> Batch:
+    x = as_input(torch.stack([x for x, _ in held]))
+    labels = [y for _, y in held]
+    known = [y for y in labels if y is not None]
+    y = None
+    if known:
+        if known[0].is_floating_point() and len(known) < len(labels):
+            raise InputError(
+                f"{info.name}, position {position}: regression targets must be given for all samples or none"
+            )
+        y = torch.stack([torch.tensor(-1) if label is None else label for label in labels])
+    if device is not None:
+        x, y = x.to(device), None if y is None else y.to(device)
+    return Batch(x, y, position, info, len(known))

@@ -1,0 +1,171 @@
+"""The whole loop: play a stream to a learner or an adapter, test-then-train, and measure while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from driftline.adapters.base import Adapter
+from driftline.errors import ConfigError, InputError
+from driftline.learners.base import Learner
+from driftline.metrics.base import Metric
+from driftline.stream.batch import Batch
+from driftline.stream.labels import LabelQueue
+from driftline.stream.live import LiveStream
+from driftline.stream.step import Step
+from driftline.stream.stream import Stream
+
+
+def play(
+    stream: Stream | LiveStream,
+    learner: Learner | Adapter,
+    *,
+    batch_size: int = 1,
+    metrics: Sequence[Metric] = (),
+    device: torch.device | str | None = None,
+) -> Playback:
+    """Play a stream to a learner or an adapter; iterate over the result to make it happen.
+
+    At each step the learner predicts the batch first and learns from it afterwards, as far as its labels have
+    arrived. Nothing is read back from the device unless a metric's value is asked for.
+
+    Parameters
+    ----------
+    stream : Stream or LiveStream
+        What to play.
+    learner : Learner or Adapter
+        Who plays; an adapter never sees a label.
+    batch_size : int
+        Samples per step; a batch never crosses segments, so a segment's last one may be smaller.
+    metrics : sequence of Metric
+        Updated at every step.
+    device : torch.device or str, optional
+        Where the run takes place: learner and stream are moved there (data that does not fit stays on the host
+        and is copied over chunk by chunk). Default: where the stream's data is.
+
+    Returns
+    -------
+    Playback
+        An iterable of :class:`Step`, whose ``state_dict`` is everything needed to go on later.
+
+    Raises
+    ------
+    InputError
+        When model and stream do not fit together.
+    DataError
+        From live data, when a sample cannot be used.
+
+    Examples
+    --------
+    >>> import torch, driftline
+    >>> from driftline.learners import NearestClassMean
+    >>> from driftline.metrics import OnlineAccuracy
+    >>> stream = driftline.scenarios.class_incremental(driftline.load("digits"), seed=0, tasks=5)
+    >>> accuracy = OnlineAccuracy()
+    >>> for step in driftline.play(stream, NearestClassMean(), batch_size=10, metrics=[accuracy]):
+    ...     if step.position >= 500:
+    ...         break
+    >>> round(step.metrics()["online_accuracy"], 1)
+    0.8
+    """
+    return Playback(stream, learner, batch_size, metrics, device)
+
+
+class Playback:
+    """A stream being played; made by :func:`play`."""
+
+    def __init__(
+        self,
+        stream: Stream | LiveStream,
+        learner: Learner | Adapter,
+        batch_size: int,
+        metrics: Sequence[Metric],
+        device: torch.device | str | None,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        if device is not None:
+            learner = learner.to(device)
+            stream = place(stream, device)
+        self.stream, self.learner, self.batch_size, self.device = stream, learner, batch_size, device
+        self.metrics = tuple(metrics)
+        self.position = 0
+        self._labels = LabelQueue()
+        self._introduced = False
+        self._early = tuple(m for m in self.metrics if m.looks_first)
+        for metric in self.metrics:
+            metric.begin(stream, batch_size)
+
+    def __iter__(self) -> Iterator[Step]:
+        for batch in self.stream.batches(self.batch_size, self.position, self.device):
+            step = Step(batch, self.stream, self.learner, self.metrics)
+            if not self._introduced:
+                self._introduce(batch)
+            for metric in self._early:
+                metric.before(step)
+            # The data was checked where it entered, so the learner need not look (and wait for the device).
+            self.learner.trusted = True
+            try:
+                step.prediction = self._meet(batch)
+            finally:
+                self.learner.trusted = False
+            for metric in self.metrics:
+                metric.update(step)
+            self.position = batch.stop
+            yield step
+
+    def _meet(self, batch: Batch) -> Tensor:
+        """Let the learner predict, then learn from the labels that have arrived."""
+        learner = self.learner
+        if isinstance(learner, Adapter):
+            return learner.adapt(batch.x)
+        due = self.stream.due(batch)
+        if due is None and not self._labels and batch.y is not None:
+            return learner.observe(batch.x, batch.y)
+        prediction = learner.predict(batch.x)
+        self._labels.add(batch.x, batch.y, torch.arange(batch.position, batch.stop) if due is None else due)
+        arrived = self._labels.pop(batch.stop)
+        if arrived is not None:
+            learner.learn(*arrived)
+        return prediction
+
+    def _introduce(self, batch: Batch) -> None:
+        """Check once that learner and stream fit together."""
+        self.learner.check(batch.x)
+        self._introduced = True
+        given, needed = self.learner.num_classes, len(self.stream.classes)
+        if given is not None and given < needed:
+            raise InputError(
+                f"the model gives {given} scores, but the stream has {needed} classes; build it with {needed} outputs"
+            )
+
+    def state_dict(self) -> dict[str, object]:
+        """Return everything needed to go on from here: learner, metrics, waiting labels, position."""
+        return {
+            "position": self.position,
+            "learner": self.learner.state_dict(),
+            "labels": self._labels.state_dict(),
+            "metrics": [m.state_dict() for m in self.metrics],
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on from a :meth:`state_dict`; iterate again afterwards."""
+        self.learner.load_state_dict(cast(Mapping[str, object], state["learner"]))
+        self._labels.load_state_dict(cast(Mapping[str, object], state["labels"]))
+        for metric, saved in zip(self.metrics, cast(Sequence[Mapping[str, object]], state["metrics"]), strict=True):
+            metric.load_state_dict(saved)
+        self.position = cast(int, state["position"])
+
+
+def place(stream: Stream | LiveStream, device: torch.device | str) -> Stream | LiveStream:
+    """Move a stream's data to a CUDA device if it takes at most half of the free memory there."""
+    if isinstance(stream, LiveStream):
+        return stream
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if stream.nbytes() > free // 2:
+            return stream
+    return stream.to(device)

@@ -1,0 +1,113 @@
+"""Scenarios: plain Python generators of segments, turned into streams by ``@scenario``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from typing import Concatenate, Generic, ParamSpec
+
+import torch
+from torch import Tensor
+
+from driftline.errors import ConfigError, ScenarioError
+from driftline.stream.dataset import Dataset
+from driftline.stream.seeds import generator
+from driftline.stream.segment import Segment
+from driftline.stream.stream import Stream
+
+P = ParamSpec("P")
+
+MAX_SEGMENTS = 1_000_000
+
+
+class Scenario(Generic[P]):
+    """A callable ``scenario(data, seed=0, **parameters) -> Stream`` around a generator of segments.
+
+    See :func:`scenario`.
+    """
+
+    def __init__(self, script: Callable[Concatenate[Segment, torch.Generator, P], Iterator[Segment]]) -> None:
+        functools.update_wrapper(self, script)
+        self._script = script
+        self.name = script.__name__
+        described = list(inspect.signature(script).parameters.values())[2:]
+        self.parameters = {p.name: p for p in described}
+
+    def __call__(self, data: Dataset, seed: int = 0, *args: P.args, **parameters: P.kwargs) -> Stream:
+        """Return the stream of this scenario over ``data``.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown or missing parameter.
+        ScenarioError
+            When the scenario cannot be built from this data.
+        """
+        if not isinstance(data, Dataset):
+            raise ConfigError(
+                f"{self.name}: data must be a driftline Dataset, got {type(data).__name__}; see driftline.load"
+            )
+        rng = generator(seed)
+        try:
+            bound = inspect.signature(self._script).bind(None, rng, *args, **parameters)
+        except TypeError as error:
+            known = ", ".join(self.parameters) or "none"
+            raise ConfigError(f"{self.name}: {error}; its parameters are: {known}") from None
+        bound.apply_defaults()
+        segments = []
+        for segment in self._script(Segment.of(data), rng, *args, **parameters):
+            if not isinstance(segment, Segment):
+                raise ScenarioError(f"{self.name}: yielded {type(segment).__name__} instead of a segment of data")
+            segments.append(segment)
+            if len(segments) > MAX_SEGMENTS:
+                raise ScenarioError(
+                    f"{self.name}: more than {MAX_SEGMENTS} segments; an endless scenario needs from_iterable"
+                )
+        values = {k: plain(v) for k, v in list(bound.arguments.items())[2:]}
+        return Stream(segments, seed, self.name, values)
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        return self._script.__qualname__
+
+    def __repr__(self) -> str:
+        return f"<scenario {self.name}({', '.join(self.parameters)})>"
+
+
+def scenario(script: Callable[Concatenate[Segment, torch.Generator, P], Iterator[Segment]]) -> Scenario[P]:
+    """Turn a generator of segments into a scenario.
+
+    The generator gets all of the data as one :class:`~driftline.stream.Segment` in dataset order, and a random
+    generator that starts at the seed; what it yields is played in order.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from driftline import Dataset, scenario
+    >>> @scenario
+    ... def factory_floor(data, rng, late=2):
+    ...     yield data.classes(0, 1).shuffle(rng).named("commissioning")
+    ...     yield data.classes(2).delay_labels(late)
+    ...     yield data.everything().shuffle(rng).without_labels()
+    >>> data = Dataset(torch.rand(9, 4), torch.arange(9) % 3)
+    >>> stream = factory_floor(data, seed=1, late=4)
+    >>> len(stream), [s.name for s in stream.segments]
+    (18, ['commissioning', 'segment 1', 'segment 2'])
+    """
+    return Scenario(script)
+
+
+def plain(value: object) -> object:
+    """Return a parameter as a JSON value for the record: tensors as lists, the rest by name."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    try:
+        json.dumps(value)
+    except TypeError:
+        return getattr(value, "__qualname__", None) or type(value).__qualname__
+    return value

@@ -1,0 +1,431 @@
+"""Segments: which samples, in which order, how they look and when their labels arrive.
+
+A segment is a table with one line per sample: a row of a dataset and the number of a recipe. The words of the
+scenario language (shuffle, take, interleave, ...) only rearrange lines or change recipes, so they combine freely.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from driftline.errors import ScenarioError
+from driftline.stream.dataset import Dataset
+
+NEVER = -1
+"""Due position of a label that never arrives."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A function of a batch ``x``, or of ``x`` and a generator when ``random``."""
+
+    function: Callable[..., Tensor]
+    random: bool = False
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the transformed batch."""
+        return self.function(x, generator) if self.random else self.function(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How rows of a dataset become samples, and when their labels arrive.
+
+    Parameters
+    ----------
+    data : Dataset
+        Where the rows come from.
+    transforms : tuple of Transform
+        Applied in order.
+    labels : Tensor, shape (len(data),), optional
+        The truth of each row, in place of ``data.y``.
+    relabel : Tensor, shape (classes,), optional
+        Class c is presented as class ``relabel[c]``.
+    delay : int
+        Samples that pass before a label arrives.
+    fraction : float
+        Share of the samples whose label arrives at all.
+    """
+
+    data: Dataset
+    transforms: tuple[Transform, ...] = ()
+    labels: Tensor | None = None
+    relabel: Tensor | None = None
+    delay: int = 0
+    fraction: float = 1.0
+
+    @property
+    def truth(self) -> Tensor | None:
+        """The presented label of each row of the dataset, on the dataset's device."""
+        y = self.data.y if self.labels is None else self.labels
+        return y if y is None or self.relabel is None else self.relabel.to(y.device)[y]
+
+    @property
+    def random(self) -> bool:
+        """Whether a transform draws random numbers."""
+        return any(t.random for t in self.transforms)
+
+    def held_out(self, split: str) -> Recipe | None:
+        """The recipe that shows another split's rows in the same way; None where there is no truth for them."""
+        other = self.data.splits.get(split)
+        if other is None or other.y is None or self.labels is not None:
+            return None
+        return replace(self, data=other, delay=0, fraction=1.0)
+
+    @property
+    def domain(self) -> Hashable:
+        """Recipes of one domain show a sample in the same way (label policies aside)."""
+        relabel = None if self.relabel is None else tuple(self.relabel.tolist())
+        return (id(self.data), relabel, self.transforms)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """An ordered selection of samples: the noun of the scenario language.
+
+    Every method returns a new segment; nothing is copied but row numbers.
+
+    Parameters
+    ----------
+    rows : Tensor, shape (n,)
+        Row of the dataset for each sample.
+    recipes : tuple of Recipe
+        How rows become samples.
+    which : Tensor, shape (n,), optional
+        Recipe number of each sample; None: all use the first.
+    name : str
+        Shown in records and plots.
+    judged : tuple of int, optional
+        Classes this segment stands for in held-out evaluation; default: those that occur in it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from driftline import Dataset
+    >>> from driftline.stream import Segment
+    >>> data = Segment.of(Dataset(torch.arange(6.0).unsqueeze(1), torch.tensor([0, 1, 2, 0, 1, 2])))
+    >>> data.classes(0, 2).take(3).rows.tolist()
+    [0, 2, 3]
+    >>> data.classes(1).transform(torch.neg).delay_labels(10).labels().tolist()
+    [1, 1]
+    """
+
+    rows: Tensor
+    recipes: tuple[Recipe, ...]
+    which: Tensor | None = None
+    name: str = ""
+    judged: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, data: Dataset) -> Segment:
+        """All rows of a dataset, in its order."""
+        return cls(torch.arange(len(data)), (Recipe(data),))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    # --- what is in it
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset of the first recipe (every recipe agrees with it on classes and input shape)."""
+        return self.recipes[0].data
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the dataset, whether they occur here or not."""
+        return len(self.dataset.classes)
+
+    def labels(self) -> Tensor:
+        """Return the truth of each sample in order, on the CPU.
+
+        Raises
+        ------
+        ScenarioError
+            When the data has no labels.
+        """
+        truths = [r.truth for r in self.recipes]
+        if any(t is None for t in truths):
+            raise ScenarioError(f"{self.dataset.name} has no labels, which this scenario needs")
+        if self.which is None:
+            assert truths[0] is not None
+            return truths[0].cpu()[self.rows]
+        out = torch.empty(0)
+        for number, truth in enumerate(truths):
+            assert truth is not None
+            if number == 0:
+                out = torch.zeros((len(self), *truth.shape[1:]), dtype=truth.dtype)
+            mine = self.which == number
+            out[mine] = truth.cpu()[self.rows[mine]]
+        return out
+
+    def class_labels(self) -> Tensor:
+        """Return :meth:`labels`, which must be classes.
+
+        Raises
+        ------
+        ScenarioError
+            When the data has no labels, or regression targets.
+        """
+        labels = self.labels()
+        if not self.dataset.classes:
+            raise ScenarioError(f"{self.dataset.name} has regression targets; this scenario needs classes")
+        return labels
+
+    # --- which samples, in which order
+
+    def at(self, index: Tensor | Sequence[int]) -> Segment:
+        """Return the samples at these places, in this order (repeats allowed)."""
+        index = torch.as_tensor(index, dtype=torch.long)
+        if len(index) and (int(index.min()) < 0 or int(index.max()) >= len(self)):
+            raise ScenarioError(f"place out of range 0..{len(self) - 1} in segment {self.name!r}")
+        return replace(self, rows=self.rows[index], which=None if self.which is None else self.which[index])
+
+    def everything(self) -> Segment:
+        """Return all samples, in their order."""
+        return self
+
+    def classes(self, *classes: int) -> Segment:
+        """Return the samples of these classes, in their order.
+
+        Raises
+        ------
+        ScenarioError
+            For a class the data does not have.
+        """
+        bad = [c for c in classes if not 0 <= c < self.num_classes]
+        if bad:
+            raise ScenarioError(f"no class {bad[0]} in {self.dataset.name}; classes are 0..{self.num_classes - 1}")
+        return self.at(torch.isin(self.class_labels(), torch.tensor(classes)).nonzero().flatten())
+
+    def shuffle(self, rng: torch.Generator) -> Segment:
+        """Return the samples in a random order."""
+        return self.at(torch.randperm(len(self), generator=rng))
+
+    def take(self, count: int, start: int = 0) -> Segment:
+        """Return ``count`` samples from ``start`` on (fewer when there are fewer)."""
+        if count < 0 or start < 0:
+            raise ScenarioError(f"take({count}, start={start}): numbers of samples cannot be negative")
+        return self.at(torch.arange(start, min(start + count, len(self))))
+
+    def repeat(self, times: int) -> Segment:
+        """Return the segment ``times`` over, in the same order each time."""
+        if times < 1:
+            raise ScenarioError(f"repeat({times}): must be at least 1")
+        return self.at(torch.arange(len(self)).repeat(times))
+
+    def batched(self, size: int) -> list[Segment]:
+        """Cut into segments of ``size`` samples (the last may be shorter)."""
+        return [self.take(size, start) for start in range(0, len(self), size)]
+
+    # --- how they look
+
+    def transform(self, function: Callable[..., Tensor], random: bool = False) -> Segment:
+        """Return the segment with ``function`` applied to its samples.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(x) -> x``, or ``function(x, generator) -> x`` when ``random``; x is (B, *input) with any
+            B, and samples must not depend on each other. Must pickle for the stream to pickle.
+        random : bool
+            Pass a generator, keyed by seed and stream position, so that the draws of a sample are the same
+            whatever the batch size and wherever one resumes.
+        """
+        step = Transform(function, random)
+        return self._cook(lambda r: replace(r, transforms=(*r.transforms, step)))
+
+    def corrupt(self, corruption: str | Callable[..., Tensor], severity: float = 3) -> Segment:
+        """Return the segment with an image corruption of Hendrycks & Dietterich (2019) applied.
+
+        Parameters
+        ----------
+        corruption : str or callable
+            A name in ``driftline.scenarios.corruptions``, or ``function(x, severity, generator) -> x``.
+        severity : float
+            1 (weak) to 5 (strong).
+
+        Raises
+        ------
+        ConfigError
+            For an unknown name or a severity out of range.
+        """
+        import driftline.scenarios.corruptions
+
+        return self.transform(driftline.scenarios.corruptions.get(corruption, severity), random=True)
+
+    def relabel(self, mapping: Tensor | Sequence[int]) -> Segment:
+        """Return the segment with class c presented as class ``mapping[c]``."""
+        mapping = torch.as_tensor(mapping, dtype=torch.long)
+        if len(mapping) != self.num_classes or not set(mapping.tolist()) <= set(range(self.num_classes)):
+            raise ScenarioError(f"relabel needs {self.num_classes} classes in 0..{self.num_classes - 1}")
+        return self._cook(lambda r: replace(r, relabel=mapping if r.relabel is None else mapping[r.relabel]))
+
+    def with_labels(self, labels: Tensor) -> Segment:
+        """Return the segment with the truth of each *dataset row* replaced: ``labels`` has shape (rows,)."""
+        if any(len(labels) != len(r.data) for r in self.recipes):
+            raise ScenarioError(f"with_labels needs one label for each of the {len(self.dataset)} rows")
+        return self._cook(lambda r: replace(r, labels=labels, relabel=None))
+
+    # --- when labels arrive
+
+    def delay_labels(self, samples: int) -> Segment:
+        """Return the segment with labels that arrive ``samples`` samples late."""
+        if samples < 0:
+            raise ScenarioError(f"delay_labels({samples}): a label cannot arrive before its sample")
+        return self._cook(lambda r: replace(r, delay=samples))
+
+    def label_fraction(self, fraction: float) -> Segment:
+        """Return the segment with only this share of the labels arriving, drawn by seed and position."""
+        if not 0 <= fraction <= 1 or math.isnan(fraction):
+            raise ScenarioError(f"label_fraction({fraction}): must be between 0 and 1")
+        return self._cook(lambda r: replace(r, fraction=fraction))
+
+    def without_labels(self) -> Segment:
+        """Return the segment with no label ever reaching the learner."""
+        return self.label_fraction(0.0)
+
+    # --- what it is called
+
+    def named(self, name: str) -> Segment:
+        """Return the segment under another name."""
+        return replace(self, name=name)
+
+    def judged_on(self, *classes: int) -> Segment:
+        """Return the segment standing for these classes in held-out evaluation."""
+        return replace(self, judged=classes)
+
+    def held_out(self, split: str = "test") -> Segment | None:
+        """Return the samples of another split that this segment stands for, shown as this segment shows them.
+
+        None when there is no such split, or the truth of unseen rows is undefined (labels given by row).
+        """
+        labels = None if self.judged is not None else self.class_labels()
+        parts = []
+        for number, recipe in enumerate(self.recipes):
+            cooked = recipe.held_out(split)
+            if cooked is None:
+                return None
+            if labels is not None:
+                mine = labels if self.which is None else labels[self.which == number]
+                wanted = torch.unique(mine)
+            else:
+                wanted = torch.tensor(self.judged)
+            if len(wanted) == 0:
+                continue
+            whole = Segment(torch.arange(len(cooked.data)), (cooked,))
+            parts.append(whole.at(torch.isin(whole.class_labels(), wanted).nonzero().flatten()))
+        return concatenate(*parts).named(self.name) if parts else None
+
+    def _cook(self, change: Callable[[Recipe], Recipe]) -> Segment:
+        return replace(self, recipes=tuple(change(r) for r in self.recipes))
+
+
+def concatenate(*segments: Segment) -> Segment:
+    """Join segments into one, one after the other; each sample keeps its own recipe.
+
+    Raises
+    ------
+    ScenarioError
+        When the segments' datasets disagree on classes or input shape.
+    """
+    if not segments:
+        raise ScenarioError("concatenate needs at least one segment")
+    check_compatible(segments)
+    recipes: list[Recipe] = []
+    which = []
+    for segment in segments:
+        numbers = []
+        for recipe in segment.recipes:
+            if not any(recipe is known for known in recipes):
+                recipes.append(recipe)
+            numbers.append(next(i for i, known in enumerate(recipes) if known is recipe))
+        lines = torch.zeros(len(segment), dtype=torch.long) if segment.which is None else segment.which.long()
+        which.append(torch.tensor(numbers)[lines])
+    joined = torch.cat(which).to(torch.int32) if len(recipes) > 1 else None
+    names = [s.name for s in segments if s.name]
+    judged = None
+    if all(s.judged is not None for s in segments):
+        judged = tuple(dict.fromkeys(c for s in segments for c in s.judged or ()))
+    return Segment(torch.cat([s.rows for s in segments]), tuple(recipes), joined, "+".join(names), judged)
+
+
+def interleave(*segments: Segment, rng: torch.Generator | None = None) -> Segment:
+    """Merge segments into one, each keeping its own order.
+
+    Parameters
+    ----------
+    *segments : Segment
+        What to merge.
+    rng : torch.Generator, optional
+        Draw the next sample's segment at random, in proportion to what is left of each. Default: spread each
+        segment evenly over the whole.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from driftline import Dataset
+    >>> data = Segment.of(Dataset(torch.arange(6.0).unsqueeze(1), torch.tensor([0, 0, 0, 1, 1, 1])))
+    >>> interleave(data.classes(0), data.classes(1)).rows.tolist()
+    [0, 3, 1, 4, 2, 5]
+    """
+    joined = concatenate(*segments)
+    lengths = [len(s) for s in segments]
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    if rng is not None:
+        owner = owner[torch.randperm(len(owner), generator=rng)]
+    else:
+        due = torch.cat([(torch.arange(n, dtype=torch.float64) + 0.5) / max(n, 1) for n in lengths])
+        owner = owner[torch.argsort(due, stable=True)]
+    return joined.at(in_order(owner, lengths))
+
+
+def in_order(owner: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Places in a concatenation of parts, given whose turn it is: every part is read in its own order.
+
+    Parameters
+    ----------
+    owner : Tensor, shape (n,)
+        Number of the part that gives each sample; part i occurs at most ``lengths[i]`` times.
+    lengths : sequence of int
+        Length of each part.
+    """
+    places = torch.empty_like(owner)
+    offset = 0
+    for number, length in enumerate(lengths):
+        turns = (owner == number).nonzero().flatten()
+        if len(turns) > length:
+            raise ScenarioError(f"part {number} has {length} samples, but {len(turns)} were asked for")
+        places[turns] = offset + torch.arange(len(turns))
+        offset += length
+    return places
+
+
+def check_compatible(segments: Sequence[Segment]) -> None:
+    """Raise unless all recipes of these segments agree on classes, input shape and dtype."""
+    first = segments[0].dataset
+    for segment in segments:
+        for recipe in segment.recipes:
+            data = recipe.data
+            if len(data.classes) != len(first.classes):
+                raise ScenarioError(
+                    f"{data.name} has {len(data.classes)} classes and {first.name} {len(first.classes)}; "
+                    "a stream has one label space"
+                )
+            if (
+                not recipe.transforms
+                and not segments[0].recipes[0].transforms
+                and data.input_shape != first.input_shape
+            ):
+                raise ScenarioError(
+                    f"{data.name} has samples of shape {data.input_shape} and {first.name} {first.input_shape}; "
+                    "bring them to one shape with .transform(...)"
+                )
+
+
+__all__ = ["NEVER", "Recipe", "Segment", "Transform", "concatenate", "interleave"]
