@@ -1,0 +1,100 @@
+"""The contract of a learner: predict, learn, and carry its state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from driftline.errors import DataError, InputError
+from driftline.stream.dataset import check_labels, check_samples
+
+State = dict[str, object]
+
+
+class Learner(ABC):
+    """Learns from labels, one batch at a time.
+
+    A subclass writes :meth:`predict`, :meth:`learn`, :meth:`state_dict` and :meth:`load_state_dict`, and calls
+    :meth:`check` first in the first two. A batch of one is as legal as a large one.
+
+    Attributes
+    ----------
+    trusted : bool
+        Set by the runtime around its calls: the data was checked where it entered, so :meth:`check` returns at
+        once and nothing has to be read back from the device.
+    """
+
+    trusted: bool = False
+    input_shape: tuple[int, ...] | None = None
+    """Shape of one sample, once known."""
+    num_classes: int | None = None
+    """Number of scores of a prediction, once known; None also for regression."""
+
+    @abstractmethod
+    def predict(self, x: Tensor) -> Tensor:
+        """Return scores (B, classes) for samples (B, *input); changes no state."""
+
+    @abstractmethod
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """Learn from samples (B, *input) and labels (B,)."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Return everything the learner has learned and drawn: tensors and plain values only."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue from a :meth:`state_dict`.
+
+        Raises
+        ------
+        CheckpointError
+            When the state belongs to another learner; nothing has been changed then.
+        """
+
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        """Predict, then learn; override to share the forward pass."""
+        scores = self.predict(x)
+        self.learn(x, y)
+        return scores
+
+    def network(self) -> nn.Module | None:
+        """Return the model that metrics may look at, or None when there is none."""
+        return None
+
+    def describe(self) -> dict[str, object]:
+        """Return name and parameters for the record (JSON values)."""
+        return {"name": type(self).__name__, "parameters": {}}
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move everything to ``device``."""
+        return self
+
+    def check(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Raise if a batch cannot be used, before any state changes.
+
+        Raises
+        ------
+        InputError
+            For an empty batch, NaN or Inf, a wrong shape or dtype, or labels out of range.
+        """
+        if self.trusted:
+            return
+        where = type(self).__name__
+        try:
+            check_samples(x, f"{where}, x", shape=self.input_shape)
+            if y is None:
+                return
+            if not isinstance(y, Tensor) or len(y) != len(x):
+                found = len(y) if isinstance(y, Tensor) else type(y).__name__
+                raise DataError(f"{where}, y: {len(x)} samples but labels {found}")
+            if y.is_floating_point() and self.num_classes is None:
+                check_samples(y, f"{where}, y", at_least=1)
+            else:
+                check_labels(y, self.num_classes, f"{where}, y")
+        except DataError as error:
+            raise InputError(str(error)) from None

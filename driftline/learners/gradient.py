@@ -1,0 +1,297 @@
+"""Online gradient descent with places for replay, penalties, renewers and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from driftline.errors import CheckpointError, ConfigError, InputError
+from driftline.learners.base import Learner, State
+from driftline.learners.replay import Replay
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Penalty = Callable[[nn.Module], Tensor]
+
+
+class Renewer(Protocol):
+    """Changes a model after an optimizer step."""
+
+    def renew(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Renew parts of the model and of the optimizer's state."""
+
+
+class ReplayRatio(Protocol):
+    """Decides how many updates a step makes."""
+
+    def ratio(self, position: int, model: nn.Module) -> int:
+        """Return the number of updates for the batch that begins at this sample."""
+
+
+class GradientLearner(Learner):
+    """A model trained by an optimizer on each batch as it comes.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any module that maps (B, *input) to scores (B, classes); changed in place.
+    optimizer : Optimizer or callable
+        A ``torch.optim.Optimizer`` over the model's parameters, or a function that makes one of them.
+    loss : callable
+        ``loss(scores, y) -> scalar``, averaged over the batch.
+    penalties : sequence of callable
+        ``penalty(model) -> scalar``, added to the loss.
+    renewers : sequence
+        ``renew(model, optimizer)`` is called after each optimizer step.
+    replay : Replay, optional
+        Memory of past samples. Each update trains on the new batch and as many replayed samples with one mean
+        over both; new samples enter the memory after the update, as they came.
+    replay_ratio : int or object
+        Updates per batch, each with a fresh draw from the memory; or an object with ``ratio(position, model)``.
+        0 only stores the batch.
+    replay_batch : int, optional
+        Replayed samples per update; default: as many as there are new ones.
+
+    Notes
+    -----
+    When the model behaves the same in training and in evaluation (no dropout, no batch normalisation),
+    :meth:`observe` scores the batch with the forward pass that it learns from.
+
+    Experience replay follows Chaudhry et al., "On Tiny Episodic Memories in Continual Learning" (2019).
+
+    Raises
+    ------
+    ConfigError
+        When the optimizer does not hold the model's parameters, or a number is out of range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from driftline.learners import GradientLearner
+    >>> model = torch.nn.Linear(4, 3)
+    >>> learner = GradientLearner(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> x, y = torch.eye(4)[:3], torch.arange(3)
+    >>> for _ in range(100):
+    ...     scores = learner.observe(x, y)
+    >>> learner.predict(x).argmax(1).tolist()
+    [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer],
+        loss: Loss = F.cross_entropy,
+        *,
+        penalties: Sequence[Penalty] = (),
+        renewers: Sequence[Renewer] = (),
+        replay: Replay | None = None,
+        replay_ratio: int | ReplayRatio = 1,
+        replay_batch: int | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
+        self.loss, self.penalties, self.renewers = loss, tuple(penalties), tuple(renewers)
+        self.replay, self.replay_ratio, self.replay_batch = replay, replay_ratio, replay_batch
+        self.position = 0
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if not held & {id(p) for p in model.parameters()}:
+            raise ConfigError("the optimizer holds none of the model's parameters; make it from model.parameters()")
+        if isinstance(replay_ratio, int) and replay_ratio < 0:
+            raise ConfigError(f"replay_ratio={replay_ratio}: must be 0 or more updates per batch")
+        if replay_batch is not None and replay_batch < 1:
+            raise ConfigError(f"replay_batch={replay_batch}: must be at least 1")
+        self._two_modes = depends_on_mode(model)
+
+    def network(self) -> nn.Module:
+        """Return the model."""
+        return self.model
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move model, optimizer state and memory to ``device``."""
+        self.model.to(device)
+        self.optimizer.load_state_dict(self.optimizer.state_dict())
+        if self.replay is not None:
+            self.replay.to(device)
+        return self
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return scores (B, classes) with the model in evaluation mode."""
+        self.check(x)
+        return self._score(x)
+
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """Make ``replay_ratio`` updates on the batch, then remember it."""
+        self.check(x, y)
+        self._learn(x, y)
+
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        """Predict, then learn, with one forward pass where that gives the same."""
+        self.check(x, y)
+        before = self._score(x) if self._two_modes else None
+        during = self._learn(x, y)
+        if before is None:
+            before = self._score(x) if during is None else during
+        return before
+
+    def check(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Raise if a batch cannot be used; the first batch is also tried on the model."""
+        if self.trusted:
+            return
+        super().check(x)
+        if self.input_shape is None:
+            self._probe(x)
+        super().check(x, y)
+
+    def _probe(self, x: Tensor) -> None:
+        """Learn what the model takes and gives, without changing it."""
+        try:
+            scores = self._score(x[:1])
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"the model does not take samples of shape {tuple(x.shape[1:])} and {x.dtype}: {reason}"
+            ) from error
+        self.input_shape = tuple(x.shape[1:])
+        self.num_classes = scores.shape[-1] if self.loss is F.cross_entropy else None
+
+    def _score(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            if not self._two_modes:
+                return cast(Tensor, self.model(x))
+            training = self.model.training
+            self.model.eval()
+            try:
+                return cast(Tensor, self.model(x))
+            finally:
+                self.model.train(training)
+
+    def _learn(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """Return the scores of ``x`` in the first update's forward pass, or None without an update."""
+        ratio = self.replay_ratio
+        updates = ratio if isinstance(ratio, int) else ratio.ratio(self.position, self.model)
+        scores = None
+        for update in range(updates):
+            during = self._update(x, y)
+            if update == 0:
+                scores = during
+        if self.replay is not None:
+            self.replay.add(x, y)
+        self.position += len(x)
+        return scores
+
+    def _update(self, x: Tensor, y: Tensor) -> Tensor:
+        new = len(x)
+        if self.replay is not None and (drawn := self.replay.sample(self.replay_batch or new)) is not None:
+            x, y = torch.cat((x, drawn[0])), torch.cat((y, drawn[1]))
+        scores: Tensor = self.model(x)
+        loss = self.loss(scores, y)
+        for penalty in self.penalties:
+            loss = loss + penalty(self.model)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        for renewer in self.renewers:
+            renewer.renew(self.model, self.optimizer)
+        return scores.detach()[:new]
+
+    def describe(self) -> dict[str, object]:
+        """Return what the learner is made of (JSON values)."""
+        ratio = self.replay_ratio
+        settings = {k: v for k, v in self.optimizer.defaults.items() if isinstance(v, (bool, int, float))}
+        parts = {
+            "model": type(self.model).__name__,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "optimizer": {"name": type(self.optimizer).__name__, **settings},
+            "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
+            "penalties": [type(p).__name__ for p in self.penalties],
+            "renewers": [type(r).__name__ for r in self.renewers],
+            "replay": None if self.replay is None else self.replay.describe(),
+            "replay_ratio": ratio if isinstance(ratio, int) else type(ratio).__name__,
+            "replay_batch": self.replay_batch,
+        }
+        return {"name": type(self).__name__, "parameters": parts}
+
+    def state_dict(self) -> State:
+        """Return model, optimizer, memory and the state of every part that has one."""
+        state: State = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "position": self.position,
+        }
+        for name, part in self._parts():
+            state[name] = part.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue from a :meth:`state_dict` of a learner built the same way."""
+        parts = self._parts()
+        wanted = {"model", "optimizer", "position", *(name for name, _ in parts)}
+        if set(state) != wanted:
+            raise CheckpointError(
+                f"the state has parts {sorted(state)}, this learner {sorted(wanted)}; build the learner as it was saved"
+            )
+        model = cast(Mapping[str, Tensor], state["model"])
+        check_same_model(self.model, model)
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict(cast(State, state["optimizer"]))
+        self.position = cast(int, state["position"])
+        for name, part in parts:
+            part.load_state_dict(cast(State, state[name]))
+
+    def _parts(self) -> list[tuple[str, Stateful]]:
+        named: list[tuple[str, object]] = [
+            ("replay", self.replay),
+            ("replay_ratio", self.replay_ratio),
+            ("loss", self.loss),
+        ]
+        named += [(f"penalty {i}", p) for i, p in enumerate(self.penalties)]
+        named += [(f"renewer {i}", r) for i, r in enumerate(self.renewers)]
+        return [(name, cast(Stateful, part)) for name, part in named if hasattr(part, "state_dict")]
+
+
+class Stateful(Protocol):
+    """A part whose state travels with the learner's."""
+
+    def state_dict(self) -> State:
+        """Return the state."""
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue from a state."""
+
+
+def depends_on_mode(model: nn.Module) -> bool:
+    """Whether any module's code looks at ``training`` (dropout, batch normalisation, ...).
+
+    Examples
+    --------
+    >>> depends_on_mode(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    False
+    >>> depends_on_mode(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    True
+    """
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if issubclass(kind, nn.Module)}
+    codes = (getattr(f, "__code__", None) for kind in kinds - {nn.Module} for f in vars(kind).values())
+    return any(code is not None and "training" in code.co_names for code in codes)
+
+
+def check_same_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise if a state belongs to another model, naming the first difference.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    own = model.state_dict()
+    for name in [*own, *state]:
+        found, expected = state.get(name), own.get(name)
+        if found is None or expected is None or found.shape != expected.shape:
+            saved = "nothing" if found is None else f"shape {tuple(found.shape)}"
+            here = "nothing" if expected is None else f"shape {tuple(expected.shape)}"
+            raise CheckpointError(
+                f"the state belongs to another model: for {name!r} it holds {saved}, the model has {here}"
+            )
