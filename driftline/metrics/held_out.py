@@ -1,0 +1,245 @@
+"""Held-out evaluation while the stream runs: accuracy on what has been met, forgetting and transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from driftline.errors import ConfigError
+from driftline.metrics import summaries
+from driftline.metrics.base import Metric, Point
+from driftline.metrics.online import need_classes
+from driftline.metrics.probe import Probe, live_probe, stream_probe
+from driftline.metrics.summaries import EvaluationSchedule
+from driftline.stream.dataset import Dataset
+from driftline.stream.live import LiveStream
+from driftline.stream.step import Step
+from driftline.stream.stream import Stream
+
+
+class HeldOut(Metric):
+    """Accuracy on held-out samples, every so many samples and at the end of each segment.
+
+    A held-out sample counts once its class has been met, in the segment's own form (domain); an evaluation thus
+    gets harder as classes appear. At the ends of segments all segments' held-out samples are evaluated apart, which
+    gives the accuracy matrix R behind forgetting and transfer.
+
+    Parameters
+    ----------
+    every : int, optional
+        Samples between evaluations; None: only at the ends of segments.
+    test : Dataset, optional
+        Held-out data for a live stream, or in place of the stream's ``"test"`` split.
+    compete : "met" or "all"
+        Which classes' scores compete: those met so far (the Si-Blurry and i-Blurry protocol) or all.
+    batch_size : int
+        Samples per forward pass.
+    schedule : "paper" or "released"
+        When an evaluation is due, see :class:`driftline.metrics.summaries.EvaluationSchedule`.
+
+    Raises
+    ------
+    DataError
+        When there is nothing to evaluate on.
+
+    Examples
+    --------
+    >>> import driftline
+    >>> from driftline.learners import NearestClassMean
+    >>> from driftline.metrics import HeldOut
+    >>> stream = driftline.scenarios.class_incremental(driftline.load("digits"), tasks=5)
+    >>> for step in driftline.play(stream, NearestClassMean(), batch_size=10, metrics=[HeldOut(every=200)]):
+    ...     pass
+    >>> {name: round(value, 1) for name, value in step.metrics().items() if name in ("a_last", "forgetting")}
+    {'a_last': 0.9, 'forgetting': 0.1}
+    """
+
+    looks_first: ClassVar[bool] = True
+    definitions: ClassVar[Mapping[str, str]] = {
+        "held_out_accuracy": "accuracy on held-out samples of what has been met so far, at the latest evaluation",
+        "a_auc": "mean of the held-out accuracies of all periodic evaluations",
+        "a_avg": "mean of the held-out accuracies at the ends of segments",
+        "a_last": "held-out accuracy at the end of the last segment played",
+        "f_last": "per class: best accuracy at the end of an earlier segment minus the last; mean over classes",
+        "average_accuracy": "mean over segments of the final accuracy on each segment's held-out samples",
+        "forgetting": "mean over earlier segments of the best earlier accuracy minus the final one",
+        "backward_transfer": "mean over earlier segments of the final accuracy minus that right after learning it",
+        "forward_transfer": "mean over later segments of the accuracy just before learning it minus the untrained "
+        "model's",
+    }
+
+    def __init__(
+        self,
+        every: int | None = 1000,
+        *,
+        test: Dataset | None = None,
+        compete: Literal["met", "all"] = "met",
+        batch_size: int = 512,
+        schedule: Literal["paper", "released"] = "paper",
+    ) -> None:
+        if compete not in ("met", "all"):
+            raise ConfigError(f'compete={compete!r}: must be "met" or "all"')
+        self.every, self.test, self.compete, self.batch_size = every, test, compete, batch_size
+        self._schedule = EvaluationSchedule(every, schedule) if every is not None else None
+        self._probe: Probe | None = None
+        self._log: list[Point] = []
+        self._last = float("nan")
+        self.periodic: list[float] = []
+        """Accuracy of each periodic evaluation."""
+        self.ends: list[float] = []
+        """Accuracy at the end of each segment played."""
+        self.class_rows: list[list[float]] = []
+        """Accuracy per class at the end of each segment played (NaN: not met)."""
+        self.matrix_rows: list[list[float]] = []
+        """Accuracy on each segment's held-out samples at the end of each segment played."""
+        self.baseline: list[float] = []
+        """Accuracy of the untrained model on each segment's held-out samples."""
+
+    def begin(self, stream: Stream | LiveStream, batch_size: int) -> None:
+        """Collect the held-out samples."""
+        need_classes(self, stream)
+        if isinstance(stream, LiveStream):
+            self._probe = live_probe(stream, self.test)
+        else:
+            self._probe = stream_probe(stream, self.test)
+
+    def before(self, step: Step) -> None:
+        """Evaluate the untrained model, once."""
+        if step.batch.position == 0 and len(self._members()) > 1:
+            _, free = self._predict(step, torch.ones_like(self._need().met, dtype=torch.bool), 0)
+            self.baseline = [_mean(free[m]) for m in self._members()]
+
+    def update(self, step: Step) -> None:
+        """Evaluate where it is due."""
+        seen = step.batch.stop
+        due = self._schedule is not None and self._schedule.due(seen)
+        if not due and not step.batch.ends_segment:
+            return
+        probe = self._need()
+        met = probe.met < seen
+        wanted = met.clone()
+        index = step.batch.segment.index
+        if step.batch.ends_segment and index + 1 < len(probe.members):
+            wanted[probe.members[index + 1]] = True
+        hits, free = self._predict(step, wanted, seen)
+        accuracy = self._last = _mean(hits[met])
+        self._log.append((seen, "held_out_accuracy", accuracy))
+        if due:
+            self.periodic.append(accuracy)
+        if step.batch.ends_segment:
+            self.ends.append(accuracy)
+            classes = len(probe.class_met)
+            self.class_rows.append([_mean(hits[met & (probe.classes == c)]) for c in range(classes)])
+            row = [_mean(free[m] if j == index + 1 else hits[m][met[m]]) for j, m in enumerate(probe.members)]
+            self.matrix_rows.append(row)
+            self._log += [(seen, f"held_out_accuracy/{j}", v) for j, v in enumerate(row[: index + 1]) if v == v]
+
+    def _predict(self, step: Step, wanted: Tensor, seen: int) -> tuple[Tensor, Tensor]:
+        """For each wanted sample, whether it is predicted right with the competing classes, and with all."""
+        probe = self._need()
+        hits = torch.full((len(wanted),), float("nan"))
+        free = hits.clone()
+        reader = probe.stream.reader(self.batch_size, step.batch.x.device)
+        barred = (probe.class_met >= seen).to(step.batch.x.device) if self.compete == "met" else None
+        step.learner.trusted = True
+        try:
+            for start in range(0, len(wanted), self.batch_size):
+                stop = min(start + self.batch_size, len(wanted))
+                mine = wanted[start:stop]
+                if not bool(mine.any()):
+                    continue
+                x, y = reader.read(start, stop)
+                place = mine.to(x.device)
+                assert y is not None
+                scores = step.learner.predict(x[place])
+                right = scores.argmax(-1) == y[place]
+                free[start:stop][mine] = right.float().cpu()
+                if barred is not None and bool(barred.any()):
+                    scores = scores.masked_fill(barred[: scores.shape[-1]], float("-inf"))
+                    right = scores.argmax(-1) == y[place]
+                hits[start:stop][mine] = right.float().cpu()
+        finally:
+            step.learner.trusted = False
+        return hits, free
+
+    def _need(self) -> Probe:
+        if self._probe is None:
+            raise ConfigError("HeldOut has not begun; pass it to play() or run() as a metric")
+        return self._probe
+
+    def _members(self) -> list[Tensor]:
+        return self._need().members
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """R[i, j]: accuracy on segment j's held-out samples after segment i, NaN where unknown; (played, segments)."""
+        return np.array(self.matrix_rows, dtype=np.float64)
+
+    def value(self) -> dict[str, float]:
+        """Return the latest accuracy and the summaries of all evaluations so far, see ``definitions``."""
+        values = {
+            "held_out_accuracy": self._last,
+            "a_auc": summaries.a_auc(self.periodic),
+            "a_avg": summaries.a_avg(self.ends),
+            "a_last": summaries.a_last(self.ends),
+        }
+        if len(self.ends) > 1:
+            values["f_last"] = summaries.f_last(self.class_rows)
+            values |= self._transfer()
+        return values
+
+    def _transfer(self) -> dict[str, float]:
+        """Summaries of the accuracy matrix up to the last segment played, those without held-out samples left out."""
+        played = len(self.matrix_rows)
+        matrix = self.matrix[:, :played]
+        kept = ~np.isnan(matrix.diagonal())
+        matrix = matrix[kept][:, kept]
+        if len(matrix) < 2:
+            return {}
+        values = {
+            "average_accuracy": summaries.average_accuracy(matrix),
+            "forgetting": summaries.forgetting(matrix),
+            "backward_transfer": summaries.backward_transfer(matrix),
+        }
+        if self.baseline:
+            baseline = np.array(self.baseline[:played])[kept]
+            values["forward_transfer"] = summaries.forward_transfer(matrix, baseline)
+        return values
+
+    def points(self, position: int) -> list[Point]:
+        """Return the evaluations made since the last call, each at its own position."""
+        log, self._log = self._log, []
+        return log
+
+    def state_dict(self) -> dict[str, object]:
+        """Return all evaluations so far."""
+        return {
+            "schedule": self._schedule.state_dict() if self._schedule is not None else None,
+            "log": [list(point) for point in self._log],
+            "last": self._last,
+            "periodic": list(self.periodic),
+            "ends": list(self.ends),
+            "classes": [list(row) for row in self.class_rows],
+            "matrix": [list(row) for row in self.matrix_rows],
+            "baseline": list(self.baseline),
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue from a :meth:`state_dict`."""
+        if self._schedule is not None:
+            self._schedule.load_state_dict(cast(Mapping[str, int], state["schedule"]))
+        self._log = [(int(p), str(n), float(v)) for p, n, v in cast(list[tuple[int, str, float]], state["log"])]
+        self._last = cast(float, state["last"])
+        self.periodic = list(cast(list[float], state["periodic"]))
+        self.ends = list(cast(list[float], state["ends"]))
+        self.class_rows = [list(row) for row in cast(list[list[float]], state["classes"])]
+        self.matrix_rows = [list(row) for row in cast(list[list[float]], state["matrix"])]
+        self.baseline = list(cast(list[float], state["baseline"]))
+
+
+def _mean(hits: Tensor) -> float:
+    return float(hits.double().mean()) if len(hits) else float("nan")
