@@ -1,6 +1,6 @@
 """driftline: continual and test-time adaptation on streams."""
 
-from driftline import adapters, data, learners, metrics, models, scenarios
+from driftline import adapters, data, learners, metrics, models, scenarios, weights
 from driftline.data import load
 from driftline.stream import Dataset, Segment, Stream, concatenate, from_iterable, interleave, scenario
 from driftline.stream.play import play
@@ -26,4 +26,5 @@ __all__ = [
     "run",
     "scenario",
     "scenarios",
+    "weights",
 ]

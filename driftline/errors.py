@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DriftlineError(Exception):
     """Base of every error driftline raises on purpose."""
@@ -41,3 +44,17 @@ class CheckpointError(DriftlineError, RuntimeError):
 
 class RecordError(DriftlineError, OSError):
     """The run record could not be written or read."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a name that is not known, with the nearest one that is.
+
+    Examples
+    --------
+    >>> str(unknown("model", "mpl", ["convnet", "mlp"]))
+    "unknown model 'mpl'; did you mean 'mlp'? There are: convnet, mlp"
+    """
+    choices = list(known)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return ConfigError(f"unknown {what} {name!r}{hint} There are: {', '.join(choices) or 'none'}")

@@ -1,0 +1,126 @@
+"""The datasets that have a name, and ``load``, which reads any of them or a path."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from driftline.data import cifar, images, tables
+from driftline.data.arrays import from_npz, with_source
+from driftline.data.files import data_root
+from driftline.data.folder import from_folder
+from driftline.errors import ConfigError
+from driftline.stream.dataset import Dataset
+
+LOADERS: dict[str, Callable[..., Dataset]] = {
+    "digits": images.digits,
+    "image-segments": tables.image_segments,
+    "phishing": tables.phishing,
+    "mnist": images.mnist,
+    "fashion-mnist": images.fashion_mnist,
+    "usps": images.usps,
+    "cifar-10": cifar.cifar_10,
+    "elec2": tables.elec2,
+    "weather": tables.weather,
+    "outdoor": tables.outdoor,
+    "keystroke": tables.keystroke,
+}
+
+
+def names() -> dict[str, str]:
+    """Return the named datasets, each with one line that says what it is.
+
+    Examples
+    --------
+    >>> names()["digits"]
+    'Handwritten digits, 8x8 grey, 1 438 + 359; comes with scikit-learn, needs no files.'
+    """
+    return {name: (inspect.getdoc(loader) or "").partition("\n")[0] for name, loader in LOADERS.items()}
+
+
+def load(
+    name: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    *,
+    split: str = "train",
+    standardize: bool = False,
+    **options: object,
+) -> Dataset:
+    """Load a dataset by name, or from the path of an ``.npz`` file or of a folder of images.
+
+    Parameters
+    ----------
+    name : str or path
+        A key of :func:`names`; a path ending in ``.npz`` (see :func:`from_npz`); or a folder (see
+        :func:`from_folder`). A relative path is looked for here, then under the root.
+    root : path, optional
+        Folder of the data files. Default: ``$DRIFTLINE_DATA``, else ``~/.cache/driftline``.
+    split : str
+        ``"train"`` returns the train part with the others in ``splits``; another name returns that part alone.
+    standardize : bool
+        Return :meth:`Dataset.standardize` of that part.
+    **options
+        Further arguments of the dataset: ``partial`` (cifar-10), ``classes`` (.npz), ``size`` and ``mode`` (folders).
+
+    Returns
+    -------
+    Dataset
+        Its ``source`` is the arguments given here, ``root`` left out, so ``load(**data.source, root=...)``
+        repeats it.
+
+    Raises
+    ------
+    MissingDataError
+        The files are not there; the message says which, where, and how to get them.
+    ChecksumError
+        A file is cut short, damaged, or not the published one.
+    DataError
+        A file's content cannot be used.
+    ConfigError
+        Unknown name, split or option.
+
+    Examples
+    --------
+    >>> data = load("digits")
+    >>> data.x.shape, len(data.test), data.source
+    (torch.Size([1438, 1, 8, 8]), 359, {'name': 'digits'})
+    >>> load("digits", split="test").source
+    {'name': 'digits', 'split': 'test'}
+    """
+    name = os.fspath(name)
+    read, place = _reader(name, data_root(root))
+    accepted = list(inspect.signature(read).parameters)[1:]
+    unknown = sorted(set(options) - set(accepted))
+    if unknown:
+        raise ConfigError(f"{name}: unknown option {', '.join(unknown)}; it takes {', '.join(accepted) or 'none'}")
+    data = read(place, **options)
+    data = with_source(data, {**options, **data.source, "name": name})
+    if split != "train":
+        if split not in data.splits:
+            raise ConfigError(f"{name}: no split {split!r}; it has {', '.join(['train', *data.splits])}")
+        data = data.splits[split]
+    return data.standardize() if standardize else data
+
+
+def _reader(name: str, root: Path) -> tuple[Callable[..., Dataset], Path]:
+    """Return the function that reads ``name``, and the folder or file it starts from."""
+    if name in LOADERS:
+        return LOADERS[name], root
+    path = Path(name).expanduser()
+    if path.suffix != ".npz" and len(path.parts) == 1 and not path.is_dir():
+        raise ConfigError(
+            f"unknown dataset {name!r}; {nearest(name)}the names are {', '.join(LOADERS)}, "
+            "or give the path of an .npz file or of a folder of images"
+        )
+    if not path.exists() and (root / path).exists():
+        path = root / path
+    return (from_npz if path.suffix == ".npz" else from_folder), path
+
+
+def nearest(name: str) -> str:
+    """Return ``"did you mean 'x'? "`` for the closest dataset name, or nothing when none is close."""
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), LOADERS, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}? " if close else ""
