@@ -1,0 +1,116 @@
+"""What holds for every scenario."""
+
+import pickle
+
+import pytest
+import torch
+
+from driftline import scenarios
+from driftline.errors import ScenarioError
+from driftline.scenarios import corruptions
+from driftline.scenarios.transforms import Invert, Rotate
+from driftline.stream import Dataset
+from driftline.stream.segment import Transform
+from tests.scenarios.toy import rows, toy
+
+NOISE = Transform(corruptions.get("gaussian_noise", 2.5), random=True)
+
+CASES = {
+    "iid": {},
+    "class_incremental": {"tasks": 3},
+    "domain_incremental": {"tasks": 3, "samples": 40},
+    "domain_incremental permutation": {"domains": "permutation", "tasks": 3},
+    "domain_incremental random": {"domains": [None, NOISE, Invert(), Rotate(30)]},
+    "si_blurry": {},
+    "si_blurry fixed": {"stochastic": False, "blur_selection": "first"},
+    "i_blurry": {},
+    "gradual": {"tasks": 2},
+    "gradual random": {"by": "domains", "domains": [NOISE, Rotate(20)], "shape": "sigmoid", "width": 1},
+    "recurring": {"tasks": 2},
+    "recurring fresh": {"by": "domains", "tasks": 2, "fresh": True},
+    "imbalanced": {},
+    "imbalanced long_tailed": {"kind": "long_tailed", "imbalance": 5},
+    "permuted_inputs": {"tasks": 3, "samples": 70},
+    "permuted_labels": {"tasks": 3},
+    "random_labels": {"tasks": 2, "samples": 30, "epochs": 3},
+}
+
+
+def build(case: str, seed: int = 0):
+    return scenarios.get(case.split()[0])(toy(samples=150), seed=seed, **CASES[case])
+
+
+def content(stream):
+    x, y = stream.read(0, len(stream))
+    return x, y
+
+
+def test_every_scenario_is_under_these_laws():
+    assert {case.split()[0] for case in CASES} == set(scenarios.names())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_seed_gives_the_same_stream_and_another_seed_another(case):
+    first, again, other = build(case, 3), build(case, 3), build(case, 4)
+    assert all(torch.equal(a, b) for a, b in zip(content(first), content(again)))
+    assert rows(first) != rows(other)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sample_is_the_same_whatever_the_batch_size_and_wherever_reading_begins(case):
+    stream = build(case)
+    x, y = content(stream)
+    for batch_size, start in [(1, 0), (7, 0), (64, 0), (100, 37), (10, len(stream) - 5)]:
+        batches = list(stream.batches(batch_size, start))
+        assert torch.equal(torch.cat([b.x for b in batches]), x[start:])
+        assert torch.equal(torch.cat([b.y for b in batches]), y[start:])
+    for a, b in [(0, 5), (3, 99), (70, len(stream)), (len(stream) // 2, len(stream) // 2 + 1)]:
+        part = stream[a:b]
+        assert torch.equal(torch.cat([batch.x for batch in part.batches(9)]), x[a:b])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stream_pickles(case):
+    stream = build(case)
+    copy = pickle.loads(pickle.dumps(stream))
+    assert all(torch.equal(a, b) for a, b in zip(content(stream), content(copy)))
+
+
+@pytest.mark.parametrize("name", scenarios.names())
+def test_a_scenario_pickles_by_name(name):
+    assert pickle.loads(pickle.dumps(scenarios.get(name))) is scenarios.get(name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_building_a_stream_leaves_global_random_state_alone(case):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    content(build(case))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["iid", "class_incremental", "si_blurry", "i_blurry", "gradual", "imbalanced"],
+)
+def test_every_sample_is_played_once(case):
+    assert sorted(rows(build(case))) == list(range(150))
+
+
+@pytest.mark.parametrize("name", ["class_incremental", "si_blurry", "i_blurry", "permuted_labels", "random_labels"])
+def test_scenarios_of_classes_refuse_regression_targets_and_a_single_class(name):
+    regression = Dataset(torch.rand(20, 3), torch.rand(20, 1), name="weights")
+    with pytest.raises(ScenarioError, match="weights has regression targets"):
+        scenarios.get(name)(regression)
+    lonely = Dataset(torch.rand(20, 3), torch.ones(20, dtype=torch.long), classes=["a", "b"], name="lonely")
+    with pytest.raises(ScenarioError, match="lonely: only class 1 occurs in its 20 samples"):
+        scenarios.get(name)(lonely)
+    blank = Dataset(torch.rand(20, 3), name="blank")
+    with pytest.raises(ScenarioError, match="blank has no labels"):
+        scenarios.get(name)(blank)
+
+
+@pytest.mark.parametrize("name", ["iid", "permuted_inputs", "domain_incremental"])
+def test_scenarios_of_inputs_need_no_classes(name):
+    data = Dataset(torch.rand(20, 1, 4, 4), torch.rand(20, 1))
+    assert len(scenarios.get(name)(data)) >= 20

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from driftline.errors import ScenarioError
+from driftline.scenarios import permuted_inputs
+from tests.scenarios.toy import toy
+
+
+def test_every_task_has_its_own_permutation_and_the_first_none():
+    stream = permuted_inputs(toy(), tasks=4)
+    permutations = [s.recipes[0].transforms for s in stream.segments]
+    assert permutations[0] == ()
+    assert len({p[0].function for p in permutations[1:]}) == 3
+
+
+def test_the_first_task_can_be_permuted_too():
+    assert permuted_inputs(toy(), tasks=1, first_identity=False).segments[0].recipes[0].transforms
+
+
+def test_a_permuted_sample_keeps_its_values_and_label():
+    data = toy()
+    segment = permuted_inputs(data, tasks=2).segments[1]
+    x, y = permuted_inputs(data, tasks=2).read(60, 120)
+    original = data.x[segment.rows]
+    assert torch.equal(x.flatten(1).sort().values, original.flatten(1).sort().values)
+    assert torch.equal(y, data.y[segment.rows])
+    moved = x.flatten(1)[0].argsort().argsort()
+    assert not torch.equal(moved, original.flatten(1)[0].argsort().argsort())
+
+
+def test_samples_are_drawn_anew_for_each_task_without_repeats():
+    stream = permuted_inputs(toy(), tasks=3, samples=25)
+    subsets = [frozenset(s.rows.tolist()) for s in stream.segments]
+    assert [len(s) for s in subsets] == [25, 25, 25]
+    assert len(set(subsets)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [({"tasks": 0}, "tasks=0: .*at least 1"), ({"samples": 61}, "samples=61: .*from 1 to 60")]
+)
+def test_bad_parameters_are_refused(given, message):
+    with pytest.raises(ScenarioError, match=message):
+        permuted_inputs(toy(), **given)
