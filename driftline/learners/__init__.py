@@ -2,6 +2,17 @@
 
 from driftline.learners.base import Learner
 from driftline.learners.gradient import GradientLearner
+from driftline.learners.nearest_class_mean import NearestClassMean
 from driftline.learners.replay import ClassBalancedReplay, Replay, ReservoirReplay, SlidingReplay
+from driftline.learners.streaming_lda import StreamingLDA
 
-__all__ = ["ClassBalancedReplay", "GradientLearner", "Learner", "Replay", "ReservoirReplay", "SlidingReplay"]
+__all__ = [
+    "ClassBalancedReplay",
+    "GradientLearner",
+    "Learner",
+    "NearestClassMean",
+    "Replay",
+    "ReservoirReplay",
+    "SlidingReplay",
+    "StreamingLDA",
+]

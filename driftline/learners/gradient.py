@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, Self, cast
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from driftline.errors import CheckpointError, ConfigError, InputError
+from driftline.errors import CheckpointError, ConfigError
 from driftline.learners.base import Learner, State
 from driftline.learners.replay import Replay
+from driftline.stream.modules import check_same_model, depends_on_mode, evaluate, probe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[nn.Module], Tensor]
@@ -106,6 +108,7 @@ class GradientLearner(Learner):
         if replay_batch is not None and replay_batch < 1:
             raise ConfigError(f"replay_batch={replay_batch}: must be at least 1")
         self._two_modes = depends_on_mode(model)
+        self._dtype: torch.dtype | None = None
 
     def network(self) -> nn.Module:
         """Return the model."""
@@ -139,39 +142,26 @@ class GradientLearner(Learner):
         return before
 
     def check(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Raise if a batch cannot be used; the first batch is also tried on the model."""
+        """Raise if a batch cannot be used; the first of its kind is also tried on the model."""
         if self.trusted:
             return
         super().check(x)
-        if self.input_shape is None:
-            self._probe(x)
-        super().check(x, y)
-
-    def _probe(self, x: Tensor) -> None:
-        """Learn what the model takes and gives, without changing it."""
-        try:
-            scores = self._score(x[:1])
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"the model does not take samples of shape {tuple(x.shape[1:])} and {x.dtype}: {reason}"
-            ) from error
-        self.input_shape = tuple(x.shape[1:])
-        self.num_classes = scores.shape[-1] if self.loss is F.cross_entropy else None
+        if x.dtype != self._dtype:
+            scores = probe(self.model, x)
+            self.input_shape, self._dtype = tuple(x.shape[1:]), x.dtype
+            self.num_classes = scores.shape[-1] if self.loss is F.cross_entropy else None
+        if y is not None:
+            super().check(x, y)
 
     def _score(self, x: Tensor) -> Tensor:
+        if self._two_modes:
+            return evaluate(self.model, x)
         with torch.no_grad():
-            if not self._two_modes:
-                return cast(Tensor, self.model(x))
-            training = self.model.training
-            self.model.eval()
-            try:
-                return cast(Tensor, self.model(x))
-            finally:
-                self.model.train(training)
+            return cast(Tensor, self.model(x))
 
     def _learn(self, x: Tensor, y: Tensor) -> Tensor | None:
         """Return the scores of ``x`` in the first update's forward pass, or None without an update."""
+        y = y if y.is_floating_point() else y.long()
         ratio = self.replay_ratio
         updates = ratio if isinstance(ratio, int) else ratio.ratio(self.position, self.model)
         scores = None
@@ -229,18 +219,28 @@ class GradientLearner(Learner):
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue from a :meth:`state_dict` of a learner built the same way."""
-        parts = self._parts()
-        wanted = {"model", "optimizer", "position", *(name for name, _ in parts)}
+        wanted = {"model", "optimizer", "position", *(name for name, _ in self._parts())}
         if set(state) != wanted:
             raise CheckpointError(
                 f"the state has parts {sorted(state)}, this learner {sorted(wanted)}; build the learner as it was saved"
             )
-        model = cast(Mapping[str, Tensor], state["model"])
-        check_same_model(self.model, model)
-        self.model.load_state_dict(model)
+        check_same_model(self.model, cast(Mapping[str, Tensor], state["model"]))
+        before = copy.deepcopy(self.state_dict())
+        try:
+            self._load(state)
+        except Exception as error:
+            self._load(before)
+            raise CheckpointError(f"the state does not fit this learner: {error}") from error
+
+    def _load(self, state: Mapping[str, object]) -> None:
+        groups = cast("list[State]", cast(State, state["optimizer"])["param_groups"])
+        for saved, group in zip(groups, self.optimizer.param_groups):
+            if missing := sorted(set(group) - set(saved)):
+                raise CheckpointError(f"it was saved with another optimizer, without {', '.join(missing)}")
+        self.model.load_state_dict(cast(Mapping[str, Tensor], state["model"]))
         self.optimizer.load_state_dict(cast(State, state["optimizer"]))
         self.position = cast(int, state["position"])
-        for name, part in parts:
+        for name, part in self._parts():
             part.load_state_dict(cast(State, state[name]))
 
     def _parts(self) -> list[tuple[str, Stateful]]:
@@ -262,36 +262,3 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue from a state."""
-
-
-def depends_on_mode(model: nn.Module) -> bool:
-    """Whether any module's code looks at ``training`` (dropout, batch normalisation, ...).
-
-    Examples
-    --------
-    >>> depends_on_mode(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
-    False
-    >>> depends_on_mode(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
-    True
-    """
-    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if issubclass(kind, nn.Module)}
-    codes = (getattr(f, "__code__", None) for kind in kinds - {nn.Module} for f in vars(kind).values())
-    return any(code is not None and "training" in code.co_names for code in codes)
-
-
-def check_same_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Raise if a state belongs to another model, naming the first difference.
-
-    Raises
-    ------
-    CheckpointError
-    """
-    own = model.state_dict()
-    for name in [*own, *state]:
-        found, expected = state.get(name), own.get(name)
-        if found is None or expected is None or found.shape != expected.shape:
-            saved = "nothing" if found is None else f"shape {tuple(found.shape)}"
-            here = "nothing" if expected is None else f"shape {tuple(expected.shape)}"
-            raise CheckpointError(
-                f"the state belongs to another model: for {name!r} it holds {saved}, the model has {here}"
-            )

@@ -13,7 +13,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from driftline.errors import CheckpointError, ConfigError
+from driftline.errors import CheckpointError, ConfigError, InputError
 from driftline.stream.seeds import generator
 
 State = dict[str, object]
@@ -102,6 +102,7 @@ class Replay(ABC):
         """Return contents, counters and the random state."""
         filled = len(self)
         return {
+            "kind": type(self).__name__,
             "capacity": self.capacity,
             "seen": self.seen,
             "rng": self._rng.get_state(),
@@ -110,13 +111,15 @@ class Replay(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from a :meth:`state_dict` of a memory of the same capacity.
+        """Continue from a :meth:`state_dict` of a memory of the same kind and capacity.
 
         Raises
         ------
         CheckpointError
-            When the capacities differ.
+            When kind or capacity differ; nothing has been changed then.
         """
+        if state.get("kind") != type(self).__name__:
+            raise CheckpointError(f"saved from a {state.get('kind')}, but this memory is a {type(self).__name__}")
         if state.get("capacity") != self.capacity:
             raise CheckpointError(f"saved replay capacity {state.get('capacity')}, but this memory has {self.capacity}")
         self.seen = cast(int, state["seen"])
@@ -197,6 +200,8 @@ class ClassBalancedReplay(Replay):
 
     def slots(self, y: Tensor) -> Sequence[int]:
         """Return a free slot, then one of the largest class, or of the same class once that was the largest."""
+        if y.is_floating_point():
+            raise InputError(f"ClassBalancedReplay needs class indices, got {y.dtype} targets; use ReservoirReplay")
         draws = torch.rand(2 * len(y), dtype=torch.float64, generator=self._rng).tolist()
         return [self._slot(label, self.seen + i, draws[2 * i], draws[2 * i + 1]) for i, label in enumerate(y.tolist())]
 
