@@ -1,0 +1,232 @@
+"""The command line: it only calls what Python users call."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from driftline.errors import ConfigError, DriftlineError, SourceError, unknown
+
+if TYPE_CHECKING:
+    from driftline.stream.run import Report
+
+app = typer.Typer(
+    help="Play data streams to learners, measure online, resume exactly.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Root = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Folder of the data files.  [default: $DRIFTLINE_DATA, else ~/.cache/driftline]"),
+]
+Progress = Annotated[bool | None, typer.Option(help="Show a progress bar.  [default: on a terminal]")]
+
+
+@app.command("run", help="Run a scenario: driftline run si_blurry --data digits --learner er --out runs/er")
+def run_command(
+    scenario: Annotated[str, typer.Argument(help="A name that `driftline list` shows, or file.py:function.")],
+    data: Annotated[str, typer.Option(help="A dataset's name, an .npz file or a folder of images.")] = "digits",
+    learner: Annotated[str, typer.Option(help="Who learns.")] = "sgd",
+    adapter: Annotated[str | None, typer.Option(help="Who adapts, in place of a learner; sees no labels.")] = None,
+    model: Annotated[str | None, typer.Option(help="The network to train.  [default: mlp]")] = None,
+    weights: Annotated[str | None, typer.Option(help="Released weights to start from, such as resnet20.")] = None,
+    seed: Annotated[int, typer.Option(help="For scenario, model and learner.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder for record, series and checkpoint.")] = None,
+    name: Annotated[str | None, typer.Option(help="Label in reports.  [default: the learner]")] = None,
+    scenario_set: Annotated[list[str] | None, typer.Option("--set", help="Scenario parameter, key=value.")] = None,
+    learner_set: Annotated[list[str] | None, typer.Option(help="Learner or adapter parameter, key=value.")] = None,
+    model_set: Annotated[list[str] | None, typer.Option(help="Model parameter, key=value.")] = None,
+    data_set: Annotated[list[str] | None, typer.Option(help="Dataset parameter, key=value.")] = None,
+    metrics: Annotated[str, typer.Option(help="Names, with commas.  [default: online,near-future,held-out]")] = "",
+    shift: Annotated[int | None, typer.Option(min=0, help="For near-future accuracy.  [default: from labels]")] = None,
+    evaluate_every: Annotated[int | None, typer.Option(min=1, help="Samples between held-out evaluations.")] = None,
+    delay_labels: Annotated[int, typer.Option(min=0, help="Samples that labels come late.")] = 0,
+    label_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of the labels that arrive.")] = 1.0,
+    samples: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.")] = None,
+    standardize: Annotated[bool, typer.Option(help="Zero mean and unit variance for each feature.")] = False,
+    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Samples between checkpoints.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run that is in --out already.")] = False,
+    device: Annotated[str | None, typer.Option(help="Where to run, such as cuda.")] = None,
+    data_root: Root = None,
+    progress: Progress = None,
+) -> None:
+    """Run a scenario."""
+    from driftline.plan import Plan
+
+    plan = Plan(
+        scenario,
+        data,
+        learner,
+        adapter,
+        model,
+        weights,
+        tuple(m.strip() for m in metrics.split(",") if m.strip()),
+        seed,
+        batch_size,
+        shift,
+        evaluate_every,
+        delay_labels,
+        label_fraction,
+        samples,
+        standardize,
+        device,
+        _values(scenario_set),
+        _values(data_set),
+        _values(learner_set),
+        _values(model_set),
+    )
+    report = plan.run(
+        out, root=data_root, name=name, overwrite=overwrite, progress=progress, checkpoint_every=checkpoint_every
+    )
+    _show(report)
+
+
+@app.command("resume", help="Continue an interrupted run from its last checkpoint: driftline resume runs/er")
+def resume_command(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    data_root: Root = None,
+    progress: Progress = None,
+) -> None:
+    """Continue a run."""
+    from driftline.plan import Plan
+    from driftline.stream.record import RunDirectory
+
+    record = RunDirectory(run).read_record()
+    protocol = record["protocol"]
+    assert isinstance(protocol, dict)
+    report = Plan.of_run(run).run(
+        run,
+        root=data_root,
+        name=str(record["name"]),
+        resume=True,
+        progress=progress,
+        checkpoint_every=protocol["checkpoint_every"],
+    )
+    _show(report)
+
+
+@app.command("report", help="Compare runs in a table and an HTML page: driftline report runs/*")
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page with interactive curves here.")] = None,
+) -> None:
+    """Compare runs."""
+    from rich.console import Console
+
+    from driftline.report import Run, definitions, summary_table, write_html
+
+    loaded = [Run.load(run) for run in runs]
+    console = Console()
+    console.print(summary_table(loaded))
+    console.print(definitions(loaded))
+    if html is not None:
+        console.print(f"wrote {write_html(loaded, html)}", soft_wrap=True)
+
+
+@app.command("list", help="Show the scenarios, learners, adapters, metrics, models and data there are.")
+def list_command(
+    kind: Annotated[str | None, typer.Argument(help="Only these: scenarios, learners, ...")] = None,
+) -> None:
+    """Show what there is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from driftline import build, data, models, scenarios
+
+    kinds: dict[str, Mapping[str, str]] = {
+        "scenarios": scenarios.names(),
+        "learners": build.lines(build.LEARNERS),
+        "adapters": build.lines(build.ADAPTERS),
+        "metrics": build.lines(build.METRICS),
+        "models": models.names(),
+        "data": data.names(),
+    }
+    if kind is not None and kind not in kinds:
+        raise unknown("kind", kind, kinds)
+    console = Console()
+    for title, entries in kinds.items():
+        if kind in (None, title):
+            table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
+            for entry, line in entries.items():
+                table.add_row(entry, line)
+            console.print(table)
+
+
+@app.command("download", help="Fetch a dataset's files into the data folder (needs the 'vision' extra).")
+def download_command(name: Annotated[str, typer.Argument(help="A dataset's name.")], data_root: Root = None) -> None:
+    """Fetch a dataset."""
+    from driftline import data
+
+    typer.echo(f"{name} is in {data.download(name, data_root)}")
+
+
+def _values(settings: list[str] | None) -> dict[str, object]:
+    """Read ``key=value`` settings; a value that is JSON is taken as such, anything else as text."""
+    values: dict[str, object] = {}
+    for setting in settings or []:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{setting!r}: expected key=value, such as tasks=5")
+        try:
+            values[key.strip().replace("-", "_")] = json.loads(text)
+        except ValueError:
+            values[key.strip().replace("-", "_")] = text
+    return values
+
+
+def _show(report: Report) -> None:
+    """Print the results of one run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, title_justify="left", title=str(report.record["name"]))
+    for metric, value in report.results.items():
+        table.add_row(metric, "-" if value is None else f"{value:.4f}".rstrip("0").rstrip("."))
+    console = Console()
+    console.print(table)
+    if report.path is not None:
+        console.print(f"recorded in {report.path}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; a mistake by the user gives one line and exit code 2."""
+    # A plain line in place of Python's two-line warning with a source path.
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(standalone_mode=False)
+    except DriftlineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1 if isinstance(error, SourceError) else 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        # Typer may bring its own copy of click, so its errors are told by what they can do.
+        if not hasattr(error, "format_message"):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        code = 2
+    sys.exit(code or 0)
+
+
+def _one_line(error: Exception) -> str:
+    """Return a usage error of the option parser in one line, with the nearest choice where it is a name."""
+    message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    wrong = sys.argv[1] if len(sys.argv) > 1 else ""
+    if message.startswith("No such command") and "Did you mean" not in message:
+        return str(unknown("command", wrong, sorted(c.name or "" for c in app.registered_commands)))
+    return message
