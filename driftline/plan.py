@@ -14,7 +14,7 @@ from driftline import build, data, models, scenarios
 from driftline.adapters import Adapter
 from driftline.errors import ConfigError, DataError, RecordError
 from driftline.learners import Learner
-from driftline.metrics import HeldOut, Metric, NearFutureAccuracy
+from driftline.metrics import HeldOut, Metric, NearFutureAccuracy, OnlineAccuracy
 from driftline.stream.record import RunDirectory
 from driftline.stream.run import Report, run
 from driftline.stream.stream import Stream
@@ -141,7 +141,7 @@ class Plan:
         """Build the metrics for a stream."""
         if self.metrics:
             return [self._metric(name, stream) for name in self.metrics]
-        chosen = [build.metric("online")]
+        chosen = [self._metric("online", stream)]
         try:
             near_future = self._metric("near-future", stream)
             near_future.begin(stream, self.batch_size)
@@ -155,8 +155,11 @@ class Plan:
         return chosen
 
     def _metric(self, name: str, stream: Stream) -> Metric:
+        window = min(1000, max(50, len(stream) // 20))
+        if name == "online":
+            return OnlineAccuracy(window)
         if name == "near-future":
-            return NearFutureAccuracy("auto" if self.shift is None else self.shift)
+            return NearFutureAccuracy("auto" if self.shift is None else self.shift, window)
         if name == "held-out":
             return HeldOut(self.evaluate_every or max(1, len(stream) // 20))
         return build.metric(name)

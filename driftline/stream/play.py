@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from driftline.adapters.base import Adapter
-from driftline.errors import ConfigError, InputError
+from driftline.errors import ConfigError, InputError, unknown
 from driftline.learners.base import Learner
 from driftline.metrics.base import Metric
 from driftline.stream.batch import Batch
@@ -69,7 +69,7 @@ def play(
     ...     if step.position >= 500:
     ...         break
     >>> round(step.metrics()["online_accuracy"], 1)
-    0.8
+    0.9
     """
     return Playback(stream, learner, batch_size, metrics, device)
 
@@ -88,6 +88,7 @@ class Playback:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
         if device is not None:
+            device = usable(device)
             learner = learner.to(device)
             stream = place(stream, device)
         self.stream, self.learner, self.batch_size, self.device = stream, learner, batch_size, device
@@ -158,6 +159,22 @@ class Playback:
         for metric, saved in zip(self.metrics, cast(Sequence[Mapping[str, object]], state["metrics"]), strict=True):
             metric.load_state_dict(saved)
         self.position = cast(int, state["position"])
+
+
+def usable(device: torch.device | str) -> torch.device:
+    """Return a device that this machine has, or raise.
+
+    Raises
+    ------
+    ConfigError
+        For a name that is no device, or a device that is not there.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        reason = unknown("device", str(device), kinds)
+        raise ConfigError(f"{reason} (torch says: {str(error).splitlines()[0]})") from None
 
 
 def place(stream: Stream | LiveStream, device: torch.device | str) -> Stream | LiveStream:

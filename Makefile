@@ -1,0 +1,40 @@
+# make demo: three learners on one stream, a table and an HTML page.   make test: the whole test suite.
+# Each sets up a virtual environment of its own on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+RUN := $(BIN)/driftline run si_blurry --data digits --seed 1 --batch-size 10 --overwrite
+
+.PHONY: demo test lint types clean
+
+demo: $(VENV)/.demo
+	$(RUN) --learner sgd --learner-set lr=0.2 --name "plain SGD" --out $(DEMO)/sgd
+	$(RUN) --learner er --learner-set lr=0.2 --learner-set capacity=200 --learner-set ratio=3 --name "experience replay" --out $(DEMO)/er
+	$(RUN) --learner slda --name "streaming LDA" --out $(DEMO)/slda
+	$(BIN)/driftline report $(DEMO)/sgd $(DEMO)/er $(DEMO)/slda --html $(DEMO)/report.html
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs
+
+# The test environment has everything, so it serves the demo too.
+$(VENV)/.demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -e $(VENV)/.test || $(BIN)/pip install --quiet -e ".[report]"
+	touch $@
+
+$(VENV)/.test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e ".[all,dev]"
+	touch $@

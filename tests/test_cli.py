@@ -1,0 +1,178 @@
+"""The command line, in real processes: what it runs, and what it says to mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from driftline.cli import main
+from tests.golden import data_root
+
+
+def driftline(*arguments: object, cwd: Path, data: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "DRIFTLINE_DATA": str(data or cwd / "nowhere"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "driftline", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
+
+
+def test_run_records_what_it_prints_and_resume_and_report_read_it(tmp_path):
+    done = driftline("run", "si_blurry", "--learner", "slda", "--seed", 3, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["name"] == "slda"
+    assert record["plan"]["scenario"] == "si_blurry"
+    assert record["plan"]["seed"] == 3
+    assert f"{record['results']['online_accuracy']:.4f}".rstrip("0") in done.stdout
+    before = (tmp_path / "run" / "series.csv").read_bytes()
+    resumed = driftline("resume", "run", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (tmp_path / "run" / "series.csv").read_bytes() == before
+    reported = driftline("report", "run", "--html", "page.html", cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert "slda" in reported.stdout
+    assert "share of samples predicted right" in reported.stdout
+    assert "plotly" in (tmp_path / "page.html").read_text()
+
+
+def test_a_killed_command_is_resumed_to_the_record_of_an_undisturbed_one(tmp_path):
+    settings = ["class_incremental", "--learner", "er", "--batch-size", 1, "--checkpoint-every", 40]
+    whole = driftline("run", *settings, "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-m", "driftline", "run", *map(str, settings), "--out", "killed"]
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while process.poll() is None:
+        series = tmp_path / "killed" / "series.csv"
+        if series.exists() and series.stat().st_size > 2000:
+            process.kill()
+    assert process.wait() == -9
+    resumed = driftline("resume", "killed", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("record.json", "series.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_list_names_everything_with_a_line_from_its_docstring(tmp_path):
+    done = driftline("list", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("si_blurry", "slda", "source", "near-future", "mlp", "digits", "Streaming linear discriminant"):
+        assert word in done.stdout
+    only = driftline("list", "learners", cwd=tmp_path)
+    assert "slda" in only.stdout
+    assert "si_blurry" not in only.stdout
+
+
+def test_a_scenario_of_ones_own_runs_and_resumes_from_its_file(tmp_path):
+    (tmp_path / "floor.py").write_text(
+        "import driftline\n\n\n@driftline.scenario\ndef floor(data, rng, first=3):\n"
+        "    yield data.classes(*range(first)).shuffle(rng).named('start')\n    yield data.shuffle(rng)\n"
+    )
+    done = driftline("run", "floor.py:floor", "--set", "first=2", "--learner", "ncm", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["scenario"]["parameters"] == {"first": 2}
+    assert record["scenario"]["segments"][0]["name"] == "start"
+    assert driftline("resume", "run", cwd=tmp_path).returncode == 0
+
+
+def test_labels_can_be_delayed_and_left_out_and_the_stream_cut_short(tmp_path):
+    done = driftline(
+        *("run", "iid", "--learner", "ncm", "--delay-labels", 50, "--label-fraction", 0.5, "--samples", 300),
+        *("--metrics", "online", "--out", "run"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["position"] == 300
+    assert set(record["results"]) == {"online_accuracy", "online_accuracy_window"}
+
+
+def test_the_unadapted_model_runs_as_an_adapter_with_released_weights(tmp_path):
+    root = data_root()
+    done = driftline(
+        *("run", "iid", "--data", "cifar-10", "--data-set", "partial=true", "--adapter", "source"),
+        *("--weights", "resnet20", "--samples", 200, "--batch-size", 50, "--metrics", "online", "--out", "run"),
+        cwd=tmp_path,
+        data=root,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["weights"]["start"] == record["weights"]["end"]
+    assert record["results"]["online_accuracy"] > 0.95  # these weights have seen all training images
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rnu"], "did you mean 'run'"),
+        (["run", "si_blury"], "did you mean 'si_blurry'"),
+        (["run", "si_blurry", "--learner", "sdg"], "did you mean 'sgd'"),
+        (["run", "si_blurry", "--adapter", "sorce"], "did you mean 'source'"),
+        (["run", "si_blurry", "--data", "digit"], "did you mean 'digits'"),
+        (["run", "si_blurry", "--model", "mpl"], "did you mean 'mlp'"),
+        (["run", "si_blurry", "--metrics", "onlin"], "did you mean 'online'"),
+        (["run", "si_blurry", "--learner-set", "rl=0.1"], "did you mean 'lr'"),
+        (["run", "si_blurry", "--learner-set", "lr=fast"], "should be a float"),
+        (["run", "si_blurry", "--learner-set", "lr"], "expected key=value"),
+        (["run", "si_blurry", "--learner-set", "lr=-1"], "Invalid learning rate"),
+        (["run", "si_blurry", "--learner", "er", "--learner-set", "capacity=0"], "at least one sample"),
+        (["run", "si_blurry", "--learner", "er", "--learner-set", "memory=reservior"], "did you mean 'reservoir'"),
+        (["run", "si_blurry", "--set", "task=3"], "tasks"),
+        (["run", "si_blurry", "--set", "tasks=many"], "tasks"),
+        (["run", "class_incremental", "--set", "tasks=99"], "99"),
+        (["run", "si_blurry", "--seed", "one"], "--seed"),
+        (["run", "si_blurry", "--batch-size", "0"], "--batch-size"),
+        (["run", "si_blurry", "--bach-size", "2"], "--batch-size"),
+        (["run", "si_blurry", "--label-fraction", "2"], "--label-fraction"),
+        (["run", "si_blurry", "--shift", "100000"], "not more than the shift"),
+        (["run", "si_blurry", "--device", "cdua"], "unknown device 'cdua'"),
+        (["run", "si_blurry", "--data", "mnist"], "train-images-idx3-ubyte"),
+        (["run", "si_blurry", "--data", "missing.npz"], "missing.npz"),
+        (["run", "si_blurry", "--weights", "resnet21", "--data", "digits"], "did you mean 'resnet20'"),
+        (["run", "nowhere.py:floor"], "no file nowhere.py"),
+        (["run", "si_blurry", "--out", "/proc/run"], "cannot write"),
+        (["run", "si_blurry", "--learner", "slda", "--model", "mlp"], "trains no model"),
+        (["run"], "Missing argument"),
+        (["resume", "nothing"], "no run in nothing"),
+        (["report", "nothing"], "nothing"),
+        (["list", "learner"], "did you mean 'learners'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_gives_one_line_that_says_what_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, said):
+    # In this process, since starting Python for each of them would take minutes.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRIFTLINE_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(sys, "argv", ["driftline", *arguments])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as exit:
+        main()
+    stderr = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert said.lower() in stderr.lower()
+    assert stderr.startswith("error: ")
+    assert len(stderr.strip().splitlines()) == 1, stderr
+
+
+def test_a_mistake_in_a_real_process_prints_no_traceback(tmp_path):
+    done = driftline("run", "si_blury", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown scenario 'si_blury'; did you mean 'si_blurry'?")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_record_or_run_from_python_is_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "record.json").write_text("{")
+    done = driftline("resume", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "damaged" in done.stderr
+    (tmp_path / "run" / "record.json").write_text('{"name": "x", "protocol": {"checkpoint_every": 5}}')
+    done = driftline("resume", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "run from Python" in done.stderr
