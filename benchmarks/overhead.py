@@ -9,7 +9,9 @@ Parts: throughput, replay, near-future, position, buffer, memory, scenario, aval
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import io
 import platform
 import statistics
 import time
@@ -243,10 +245,8 @@ def avalanche() -> None:
         for experience in split_online_stream(benchmark.streams["train"], experience_size=BATCH):
             trainer.train(experience, num_workers=0)
 
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    # It warns at every step that a method of its own is deprecated.
+    with contextlib.redirect_stderr(io.StringIO()):
         for size in (0, 500):
             hand, online = (lambda size=size: by_hand(x, y, order, size)), (lambda size=size: strategy(size))
             paired(

@@ -1,0 +1,29 @@
+"""Every example runs as a script and prints what it promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+PRINTS = {
+    "own_scenario": "near_future_accuracy",
+    "live_stream": "3000 {'online_accuracy'",
+    "own_learner": "the perceptron obeys the laws",
+    "plain_loop": "in the memory:",
+    "stop_and_resume": "weights equal: True\nseries equal: True",
+}
+
+
+def test_every_example_is_listed():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PRINTS)
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_the_example_runs(name, tmp_path):
+    done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert PRINTS[name] in done.stdout
