@@ -1,4 +1,4 @@
-"""The README's code runs as it stands."""
+"""The code in README and guide runs as it stands."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-def test_the_python_blocks_run_in_order_and_print_results(tmp_path):
-    code = "\n".join(blocks("python"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("page", "printed"),
+    [
+        ("README.md", ["near_future_accuracy", "{'online_accuracy'"]),
+        ("docs/guide.md", ["'idle', 'running', 'jammed'", "blind_accuracy", "1200 "]),
+    ],
+)
+def test_the_python_blocks_run_in_order_and_print_results(tmp_path, page, printed):
+    (tmp_path / "page.py").write_text("\n".join(blocks("python", page)))
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "near_future_accuracy" in done.stdout
-    assert "{'online_accuracy'" in done.stdout
+    for words in printed:
+        assert words in done.stdout
 
 
 def test_the_first_python_example_has_about_twenty_lines():

@@ -89,9 +89,9 @@ class Learner(ABC):
             check_samples(x, f"{where}, x", shape=self.input_shape)
             if y is None:
                 return
-            if not isinstance(y, Tensor) or len(y) != len(x):
-                found = len(y) if isinstance(y, Tensor) else type(y).__name__
-                raise DataError(f"{where}, y: {len(x)} samples but labels {found}")
+            if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
+                found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+                raise DataError(f"{where}, y: expected one label for each of {len(x)} samples, got {found}")
             if y.is_floating_point() and self.num_classes is None:
                 check_samples(y, f"{where}, y", at_least=1)
             else:

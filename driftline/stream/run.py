@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import resource
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -142,18 +146,20 @@ def run(
     with _seeded(seed, session.playback.device):
         session.open(resume, overwrite)
         try:
-            with _bar(session, progress) as show:
-                session.drain(show)
-        except KeyboardInterrupt:
-            session.close("stopped", "interrupted", save=True)
-            raise
+            with _bar(session, progress) as show, _deferred_interrupt() as interrupt:
+                finished = session.drain(show, interrupt)
         except RecordError:
             session.abandon()
             raise
         except Exception as error:
             session.close("failed", f"{type(error).__name__}: {error}", save=False)
             raise
-        session.close("finished", None, save=True)
+        except KeyboardInterrupt:
+            session.close("stopped", "interrupted", save=False)
+            raise
+        session.close("finished" if finished else "stopped", "interrupted" if interrupt else None, save=True)
+        if interrupt:
+            raise KeyboardInterrupt
     return session.report()
 
 
@@ -171,7 +177,6 @@ class _Session:
         self._warned = False
         self._resumed = 0
         self._wall = 0.0
-        self._played = 0
 
     @property
     def samples(self) -> int | None:
@@ -216,7 +221,7 @@ class _Session:
         }
 
     def _weights(self) -> str | None:
-        from driftline.models import weights_hash
+        from driftline.weights import weights_hash
 
         network = self.playback.learner.network()
         return weights_hash(network) if network is not None else None
@@ -268,9 +273,9 @@ class _Session:
         checkpoint.save(self.folder.checkpoint, state)
         self._time()
 
-    def drain(self, show: Callable[[int], None]) -> None:
-        """Play to the end."""
-        before = start = self.playback.position
+    def drain(self, show: Callable[[int], None], interrupt: list[int]) -> bool:
+        """Play until the end, or until told to stop; return whether the end was reached."""
+        before = self.playback.position
         self._clock = time.perf_counter()
         record_every, checkpoint_every, until = self.record_every, self.checkpoint_every, self.until
         saves = self.folder is not None
@@ -280,12 +285,11 @@ class _Session:
                 self._note(step)
                 show(position)
             if saves and position // checkpoint_every > before // checkpoint_every:
-                self._played = position - start
                 self._checkpoint()
             before = position
-            if until is not None and until(step):
-                break
-        self._played = before - start
+            if interrupt or (until is not None and until(step)):
+                return self.samples == position
+        return True
 
     def _note(self, step: Step | None) -> None:
         """Record the metrics' values as they are now."""
@@ -293,7 +297,7 @@ class _Session:
         if position == self._recorded:
             return
         self._recorded = position
-        points = [point for metric in self.playback.metrics for point in metric.points(position)]
+        points = [p for metric in self.playback.metrics for p in metric.points(position) if not math.isnan(p[2])]
         self.series.extend(points)
         if self.folder is not None:
             self.folder.append(points)
@@ -306,6 +310,9 @@ class _Session:
 
     def close(self, status: str, error: str | None, save: bool) -> None:
         """Record the end of the run, however it ended."""
+        if save and self.folder is not None:
+            # Before the last values are recorded: a resumed run goes on as if it had never stopped.
+            self._checkpoint()
         if self.playback.position:
             self._note(None)
         metrics = self.playback.metrics
@@ -321,8 +328,6 @@ class _Session:
         }
         self._time()
         if self.folder is not None:
-            if save:
-                self._checkpoint()
             self.folder.write_record(self.record)
             self.folder.close()
 
@@ -357,6 +362,30 @@ def _seeded(seed: int, device: torch.device | str | None) -> Iterator[None]:
         if cuda:
             torch.cuda.manual_seed(derive_seed(seed, "run"))
         yield
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[list[int]]:
+    """Let the first Ctrl-C or SIGTERM wait for the end of the step, so that no half-learned batch is saved.
+
+    Yields a list that is empty until then; a second one interrupts at once.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
