@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -55,6 +56,22 @@ def test_a_killed_command_is_resumed_to_the_record_of_an_undisturbed_one(tmp_pat
     assert resumed.returncode == 0, resumed.stderr
     for name in ("record.json", "series.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_on_a_terminal_a_progress_bar_is_drawn_and_elsewhere_none(tmp_path):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "driftline", "run", "iid", "--batch-size", "1", "--learner", "sgd"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    drawn = b""
+    # Reading a terminal that its last process has left raises.
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 4096):
+            drawn += part
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"/1438" in drawn
+    assert driftline("run", "iid", "--learner", "ncm", cwd=tmp_path).stderr == ""
 
 
 def test_list_names_everything_with_a_line_from_its_docstring(tmp_path):

@@ -54,13 +54,14 @@ class HeldOut(Metric):
     >>> stream = driftline.scenarios.class_incremental(driftline.load("digits"), tasks=5)
     >>> for step in driftline.play(stream, NearestClassMean(), batch_size=10, metrics=[HeldOut(every=200)]):
     ...     pass
-    >>> {name: round(value, 1) for name, value in step.metrics().items() if name in ("a_last", "forgetting")}
-    {'a_last': 0.9, 'forgetting': 0.1}
+    >>> {name: round(value, 2) for name, value in step.metrics().items() if name in ("a_last", "forgetting")}
+    {'a_last': 0.92, 'forgetting': 0.03}
     """
 
     looks_first: ClassVar[bool] = True
     definitions: ClassVar[Mapping[str, str]] = {
         "held_out_accuracy": "accuracy on held-out samples of what has been met so far, at the latest evaluation",
+        "held_out_accuracy/*": "the same on the held-out samples of one segment, by its number, at ends of segments",
         "a_auc": "mean of the held-out accuracies of all periodic evaluations",
         "a_avg": "mean of the held-out accuracies at the ends of segments",
         "a_last": "held-out accuracy at the end of the last segment played",
@@ -83,7 +84,10 @@ class HeldOut(Metric):
     ) -> None:
         if compete not in ("met", "all"):
             raise ConfigError(f'compete={compete!r}: must be "met" or "all"')
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
         self.every, self.test, self.compete, self.batch_size = every, test, compete, batch_size
+        self.schedule = schedule
         self._schedule = EvaluationSchedule(every, schedule) if every is not None else None
         self._probe: Probe | None = None
         self._log: list[Point] = []
@@ -99,10 +103,16 @@ class HeldOut(Metric):
         self.baseline: list[float] = []
         """Accuracy of the untrained model on each segment's held-out samples."""
 
+    def describe(self) -> dict[str, object]:
+        """Return name and parameters, the test data among them."""
+        return {**super().describe(), "test": None if self.test is None else self.test.name}
+
     def begin(self, stream: Stream | LiveStream, batch_size: int) -> None:
         """Collect the held-out samples."""
         need_classes(self, stream)
         if isinstance(stream, LiveStream):
+            if self.every is None:
+                raise ConfigError("HeldOut(every=None) evaluates at the ends of segments, which a live stream lacks")
             self._probe = live_probe(stream, self.test)
         else:
             self._probe = stream_probe(stream, self.test)
@@ -122,13 +132,13 @@ class HeldOut(Metric):
         probe = self._need()
         met = probe.met < seen
         wanted = met.clone()
-        index = step.batch.segment.index
+        index = len(self.ends)
         if step.batch.ends_segment and index + 1 < len(probe.members):
             wanted[probe.members[index + 1]] = True
         hits, free = self._predict(step, wanted, seen)
         accuracy = self._last = _mean(hits[met])
         self._log.append((seen, "held_out_accuracy", accuracy))
-        if due:
+        if due and accuracy == accuracy:
             self.periodic.append(accuracy)
         if step.batch.ends_segment:
             self.ends.append(accuracy)
@@ -158,7 +168,9 @@ class HeldOut(Metric):
                 scores = step.learner.predict(x[place])
                 right = scores.argmax(-1) == y[place]
                 free[start:stop][mine] = right.float().cpu()
-                if barred is not None and bool(barred.any()):
+                if barred is not None:
+                    # Outputs beyond the stream's classes are never met.
+                    scores = scores[:, : len(barred)]
                     scores = scores.masked_fill(barred[: scores.shape[-1]], float("-inf"))
                     right = scores.argmax(-1) == y[place]
                 hits[start:stop][mine] = right.float().cpu()

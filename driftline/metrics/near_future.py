@@ -39,6 +39,10 @@ class BlindAccuracy(Metric):
     windows : sequence of int
         Numbers of recent labels; the best is reported.
 
+    Notes
+    -----
+    The same number as :func:`driftline.metrics.blind.blind_accuracy`: nothing is predicted before the first label.
+
     Examples
     --------
     >>> import driftline
@@ -57,11 +61,14 @@ class BlindAccuracy(Metric):
     }
 
     def __init__(self, shift: int = 0, windows: Sequence[int] = WINDOWS) -> None:
+        if shift < 0 or not windows:
+            raise ConfigError(f"shift={shift}, windows={windows}: give a shift of 0 or more and at least one window")
         self.shift, self.windows = shift, tuple(windows)
         self._classifiers: list[BlindClassifier] = []
         self._queues = [np.zeros(0, dtype=np.int64) for _ in self.windows]
         self._hits = [0 for _ in self.windows]
         self._count = 0
+        self._started = False
         self._pending: list[Tensor] = []
         self._held = 0
 
@@ -86,13 +93,16 @@ class BlindAccuracy(Metric):
         self._pending, self._held = [], 0
         truth = labels.numpy()
         for i, classifier in enumerate(self._classifiers):
-            queue = np.concatenate([self._queues[i], np.asarray(classifier.run(labels.tolist()), dtype=np.int64)])
+            made = np.asarray(classifier.run(labels.tolist()), dtype=np.int64)
+            # Before the first label there is nothing to repeat.
+            queue = np.concatenate([self._queues[i], made if self._started else made[1:]])
             judged = max(0, min(len(truth), len(queue) - self.shift))
             # The prediction made s samples before a label is at the head of the queue when that label comes.
             self._hits[i] += int((queue[:judged] == truth[len(truth) - judged :]).sum())
             self._queues[i] = queue[judged:]
             if i == 0:
                 self._count += judged
+        self._started |= len(truth) > 0
 
     def value(self) -> dict[str, float]:
         """Return ``blind_accuracy`` in [0, 1]."""
@@ -107,6 +117,7 @@ class BlindAccuracy(Metric):
             "queues": [torch.from_numpy(q) for q in self._queues],
             "hits": list(self._hits),
             "count": self._count,
+            "started": self._started,
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
@@ -116,7 +127,12 @@ class BlindAccuracy(Metric):
         self._queues = [q.numpy() for q in cast(list[Tensor], state["queues"])]
         self._hits = list(cast(list[int], state["hits"]))
         self._count = cast(int, state["count"])
+        self._started = cast(bool, state["started"])
         self._pending, self._held = [], 0
+
+    def describe(self) -> dict[str, object]:
+        """Return name and parameters, the windows among them."""
+        return {**super().describe(), "windows": list(self.windows)}
 
 
 class NearFutureAccuracy(Metric):

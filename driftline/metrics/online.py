@@ -51,7 +51,7 @@ class HitCounter:
         if not self._pending:
             return
         y = torch.cat([truth for _, truth in self._pending])
-        hits = torch.cat([scores for scores, _ in self._pending]).argmax(-1) == y
+        hits = _classes([scores for scores, _ in self._pending]) == y
         self._pending.clear()
         self._hits = hits.sum() if self._hits is None else self._hits + hits.sum()
         if self.window is not None:
@@ -90,6 +90,13 @@ class HitCounter:
         self._gaps = cast(bool, state["gaps"])
         self._hits = cast("Tensor | None", state["hits"])
         self._recent = cast(Tensor, state["recent"])
+
+
+def _classes(scores: list[Tensor]) -> Tensor:
+    """Return the class predicted for each sample, also where the number of classes has grown on the way."""
+    if all(s.shape[-1] == scores[0].shape[-1] for s in scores):
+        return torch.cat(scores).argmax(-1)
+    return torch.cat([s.argmax(-1) for s in scores])
 
 
 class OnlineAccuracy(Metric):

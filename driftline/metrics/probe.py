@@ -12,7 +12,9 @@ from torch import Tensor
 from driftline.errors import DataError
 from driftline.stream.dataset import Dataset
 from driftline.stream.live import LiveStream
-from driftline.stream.segment import Recipe, Segment
+from driftline.stream.recipe import Recipe
+from driftline.stream.seeds import derive_seed
+from driftline.stream.segment import Segment
 from driftline.stream.stream import Stream
 
 SPLIT = "test"
@@ -34,7 +36,7 @@ class Probe:
     class_met : Tensor, shape (C,)
         Stream position at which each class is first met in any domain.
     members : list of Tensor
-        For each segment of the played stream, the samples it stands for.
+        For each segment that the played stream shows, the samples it stands for.
     """
 
     stream: Stream
@@ -50,11 +52,13 @@ def stream_probe(stream: Stream, test: Dataset | None = None) -> Probe:
     Raises
     ------
     DataError
-        When no segment has any.
+        When no segment has any, or some samples of the stream have no known truth.
     """
+    if stream.labels() is None:
+        raise DataError(f"{stream.name}: held-out samples count once their class is met, but not all labels are known")
     if test is not None:
-        stream = replace(stream, segments=tuple(_with_test(s, test) for s in stream.segments))
-    held = [_parts(segment) for segment in stream.held_out(SPLIT)]
+        stream = _with_test(stream, test)
+    held = [_parts(stream.segments[info.index].held_out(SPLIT)) for info in stream.infos()]
     rows: dict[Hashable, list[Tensor]] = {}
     recipes: dict[Hashable, Recipe] = {}
     for recipe, mine in (part for parts in held for part in parts):
@@ -62,10 +66,12 @@ def stream_probe(stream: Stream, test: Dataset | None = None) -> Probe:
         rows.setdefault(recipe.domain, []).append(mine)
     if not rows:
         raise DataError(
-            f'{stream.name}: no segment has held-out samples; give the dataset a "{SPLIT}" split, or HeldOut(test=...)'
+            f'{stream.name}: no segment has held-out samples; give the dataset a "{SPLIT}" split, or HeldOut(test=...) '
+            "(segments whose labels are given by row have none in any case)"
         )
     unique = {domain: torch.unique(torch.cat(mine)) for domain, mine in rows.items()}
-    shown = Stream([Segment(mine, (recipes[domain],)) for domain, mine in unique.items()], stream.seed, "held-out")
+    seed = derive_seed(stream.seed, SPLIT)
+    shown = Stream([Segment(mine, (recipes[domain],)) for domain, mine in unique.items()], seed, "held-out")
     offset = dict(zip(unique, shown.starts))
     members = [
         torch.cat([offset[r.domain] + torch.searchsorted(unique[r.domain], mine) for r, mine in parts])
@@ -98,17 +104,22 @@ def live_probe(stream: LiveStream, test: Dataset | None) -> Probe:
 
 
 def _parts(segment: Segment | None) -> list[tuple[Recipe, Tensor]]:
-    """The rows of a segment by recipe."""
+    """The rows of a segment by recipe, where there are any."""
     if segment is None:
         return []
     if segment.which is None:
-        return [(segment.recipes[0], segment.rows)]
-    return [(r, segment.rows[segment.which == i]) for i, r in enumerate(segment.recipes)]
+        parts = [(segment.recipes[0], segment.rows)]
+    else:
+        parts = [(r, segment.rows[segment.which == i]) for i, r in enumerate(segment.recipes)]
+    return [(recipe, rows) for recipe, rows in parts if len(rows)]
 
 
-def _with_test(segment: Segment, test: Dataset) -> Segment:
-    recipes = tuple(replace(r, data=replace(r.data, splits={SPLIT: test})) for r in segment.recipes)
-    return replace(segment, recipes=recipes)
+def _with_test(stream: Stream, test: Dataset) -> Stream:
+    changed = {id(d): replace(d, splits={SPLIT: test}) for d in stream.datasets}
+    segments = [
+        replace(s, recipes=tuple(replace(r, data=changed[id(r.data)]) for r in s.recipes)) for s in stream.segments
+    ]
+    return replace(stream, segments=segments)
 
 
 def _first_met(stream: Stream, domains: list[Hashable]) -> Tensor:

@@ -12,13 +12,14 @@ from torch import Tensor
 from driftline.errors import ScenarioError
 from driftline.scenarios.checks import choice, images, samples_per_task, unit_range, whole
 from driftline.scenarios.transforms import Invert, Permute, Rotate
+from driftline.stream.recipe import Transform
 from driftline.stream.scenario import scenario
-from driftline.stream.segment import Segment, Transform
+from driftline.stream.segment import Segment
 
 T = TypeVar("T")
 
 Domain = Callable[..., Tensor] | None
-"""How a domain shows samples: ``function(x) -> x``, a :class:`~driftline.stream.segment.Transform`, None: as is."""
+"""How a domain shows samples: ``function(x) -> x``, a :class:`~driftline.stream.Transform`, None: as is."""
 
 KINDS = ("rotation", "permutation", "inversion")
 
@@ -44,7 +45,7 @@ def domain_incremental(
     domains : "rotation", "permutation", "inversion", or sequence of functions
         "rotation": by ``angles``. "permutation": of all input values, the first domain as it is. "inversion":
         as it is, then 1 - x. A sequence gives one function ``x -> x`` (or None: as is) for each domain;
-        ``driftline.stream.segment.Transform(f, random=True)`` for ``f(x, generator)``.
+        ``driftline.stream.Transform(f, random=True)`` for ``f(x, generator)``.
     tasks : int, optional
         Number of domains. Default: 5; 2 for inversion; one for each given function or angle.
     angles : sequence of float, optional

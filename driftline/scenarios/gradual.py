@@ -13,8 +13,9 @@ from driftline.errors import ScenarioError
 from driftline.scenarios.checks import between, choice
 from driftline.scenarios.class_incremental import class_tasks
 from driftline.scenarios.domain_incremental import Domain, domain_tasks
+from driftline.stream.join import concatenate, in_order
 from driftline.stream.scenario import scenario
-from driftline.stream.segment import Segment, concatenate, in_order
+from driftline.stream.segment import Segment
 
 SHAPES = ("linear", "sigmoid")
 

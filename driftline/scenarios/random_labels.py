@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from driftline.scenarios.checks import classes_in, samples_per_task, whole
+from driftline.stream.join import concatenate
 from driftline.stream.scenario import scenario
-from driftline.stream.segment import Segment, concatenate
+from driftline.stream.segment import Segment
 
 
 @scenario

@@ -2,9 +2,11 @@
 
 from driftline.stream.batch import Batch, SegmentInfo
 from driftline.stream.dataset import Dataset
+from driftline.stream.join import concatenate, interleave
 from driftline.stream.live import LiveStream, from_iterable
+from driftline.stream.recipe import NEVER, Recipe, Transform
 from driftline.stream.scenario import Scenario, scenario
-from driftline.stream.segment import NEVER, Recipe, Segment, concatenate, interleave
+from driftline.stream.segment import Segment
 from driftline.stream.stream import Stream, concatenate_streams
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Segment",
     "SegmentInfo",
     "Stream",
+    "Transform",
     "concatenate",
     "concatenate_streams",
     "from_iterable",

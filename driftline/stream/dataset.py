@@ -59,14 +59,23 @@ class Dataset:
         check_samples(self.x, f"{self.name}.x")
         object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
         object.__setattr__(self, "splits", dict(self.splits))
+        for name, split in self.splits.items():
+            if split.input_shape != self.input_shape:
+                raise DataError(
+                    f"{self.name}: samples of the {name!r} split have shape {split.input_shape}, these "
+                    f"{self.input_shape}; bring both to one shape"
+                )
         if self.y is None:
             return
-        if len(self.y) != len(self.x):
-            raise DataError(f"{self.name}: {len(self.x)} samples in x but {len(self.y)} labels in y")
-        if self.y.is_floating_point():
-            check_samples(self.y, f"{self.name}.y", at_least=1)
+        if not isinstance(self.y, Tensor):
+            raise DataError(f"{self.name}.y: expected a torch.Tensor, got {type(self.y).__name__}")
+        labels = len(self.y) if self.y.dim() else 1
+        if labels != len(self.x):
+            raise DataError(f"{self.name}: {len(self.x)} samples in x but {labels} labels in y")
+        if self.y.is_floating_point() and not self.classes:
+            object.__setattr__(self, "y", check_samples(self.y, f"{self.name}.y", at_least=1).to(self.x.device))
             return
-        y = check_labels(self.y, len(self.classes) or None, f"{self.name}.y")
+        y = check_labels(self.y, len(self.classes) or None, f"{self.name}.y").to(self.x.device)
         if not self.classes:
             object.__setattr__(self, "classes", tuple(str(c) for c in range(int(y.max()) + 1)))
         if len(self.classes) == 1:
@@ -117,6 +126,7 @@ class Dataset:
         [-1.0, 1.0]
         """
         x = as_input(self.x)
+        x = x if x.is_floating_point() else x.float()
         mean, std = x.mean(0), x.std(0, correction=0)
         std = torch.where(std > 0, std, torch.ones_like(std))
         splits = {k: s.with_x((as_input(s.x) - mean) / std) for k, s in self.splits.items()}

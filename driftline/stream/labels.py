@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from driftline.stream.segment import NEVER
+from driftline.stream.recipe import NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +58,41 @@ class LabelQueue:
         if not torch.equal(order, torch.arange(len(due))):
             index = order.to(x.device)
             x, y, due = x[index], y[index], due[order]
-        self._push(Waiting(x, y, due))
+        self._push(next(self._count), Waiting(x, y, due))
 
-    def _push(self, waiting: Waiting) -> None:
-        heapq.heappush(self._heap, (int(waiting.due[0]), next(self._count), waiting))
+    def _push(self, turn: int, waiting: Waiting) -> None:
+        heapq.heappush(self._heap, (int(waiting.due[0]), turn, waiting))
 
     def pop(self, now: int) -> tuple[Tensor, Tensor] | None:
-        """Take out all samples whose label is due before position ``now``; None when there are none."""
-        ready: list[Waiting] = []
+        """Take out all samples whose label is due before position ``now``; None when there are none.
+
+        They come in the order in which their labels arrive; of labels that arrive at once, the older sample's first.
+        """
+        ready: list[tuple[int, Waiting]] = []
         while self._heap and self._heap[0][0] < now:
-            _, _, waiting = heapq.heappop(self._heap)
+            _, turn, waiting = heapq.heappop(self._heap)
             cut = int(torch.searchsorted(waiting.due, now))
-            ready.append(waiting.part(slice(0, cut)))
+            ready.append((turn, waiting.part(slice(0, cut))))
             if cut < len(waiting.due):
-                self._push(waiting.part(slice(cut, None)))
+                self._push(turn, waiting.part(slice(cut, None)))
         if not ready:
             return None
-        if len(ready) == 1:
-            return ready[0].x, ready[0].y
-        return torch.cat([r.x for r in ready]), torch.cat([r.y for r in ready])
+        parts = [waiting for _, waiting in sorted(ready, key=lambda entry: entry[0])]
+        if len(parts) == 1:
+            return parts[0].x, parts[0].y
+        x, y, due = (torch.cat(column) for column in zip(*((p.x, p.y, p.due) for p in parts)))
+        order = torch.argsort(due, stable=True)
+        if torch.equal(order, torch.arange(len(due))):
+            return x, y
+        index = order.to(x.device)
+        return x[index], y[index]
 
     def state_dict(self) -> dict[str, object]:
-        """Return the waiting samples, in order."""
-        return {"waiting": [[w.x, w.y, w.due] for _, _, w in sorted(self._heap, key=lambda entry: entry[:2])]}
+        """Return the waiting samples, in the order in which they came in."""
+        return {"waiting": [[w.x, w.y, w.due] for _, _, w in sorted(self._heap, key=lambda entry: entry[1])]}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue from a :meth:`state_dict`."""
         self._heap = []
         for x, y, due in cast(Sequence[tuple[Tensor, Tensor, Tensor]], state["waiting"]):
-            self._push(Waiting(x, y, due))
+            self._push(next(self._count), Waiting(x, y, due))

@@ -12,8 +12,8 @@ from torch import Tensor
 from driftline.errors import ConfigError, InputError, SourceError
 from driftline.stream.batch import Batch, SegmentInfo
 from driftline.stream.dataset import all_finite, as_input
+from driftline.stream.recipe import NEVER
 from driftline.stream.seeds import derive_seed, generator
-from driftline.stream.segment import NEVER
 
 Sample = object
 Source = Iterable[Sample] | Callable[[], Iterable[Sample]]
@@ -67,8 +67,11 @@ class LiveStream:
                 return
 
     def _samples(self, start: int) -> Iterator[Sample]:
-        source = self.source() if callable(self.source) else self.source
-        samples = iter(source)
+        try:
+            source = self.source() if callable(self.source) else self.source
+            samples = iter(source)
+        except Exception as error:
+            raise SourceError(f"{self.name}: the source did not open: {type(error).__name__}: {error}") from error
         if start and samples is source and not callable(self.source):
             raise ConfigError(
                 f"{self.name}: cannot go back to position {start} of a one-way iterator; "
@@ -99,7 +102,7 @@ class LiveStream:
         due = torch.arange(batch.position, batch.stop) + self.delay
         if batch.y is None:
             return torch.full_like(due, NEVER)
-        if not batch.y.is_floating_point():
+        if batch.labelled < len(batch):
             due[batch.y.cpu() < 0] = NEVER
         if self.fraction < 1:
             for i in range(len(batch)):
@@ -147,6 +150,8 @@ def from_iterable(source: Source, classes: int | Sequence[str] = (), name: str =
         raise ConfigError(
             f"from_iterable needs an iterable or a function that returns one, got {type(source).__name__}"
         )
+    if len(names) == 1 or (isinstance(classes, int) and classes < 0):
+        raise ConfigError(f"classes={classes!r}: give at least two, or none for regression and unlabelled streams")
     return LiveStream(source, tuple(names), seed, name)
 
 
@@ -156,6 +161,7 @@ class _Entrance:
     def __init__(self, name: str, classes: int) -> None:
         self._name, self._classes = name, classes
         self._like: Tensor | None = None
+        self._target: torch.Size | None = None
 
     def __call__(self, item: Sample, position: int) -> tuple[Tensor, Tensor | None]:
         where = f"{self._name}, position {position}"
@@ -196,7 +202,12 @@ class _Entrance:
                 )
             if not all_finite(label):
                 raise InputError(f"{where}: NaN or Inf in y")
-            return label
+            self._target = label.shape if self._target is None else self._target
+            if label.shape != self._target:
+                raise InputError(
+                    f"{where}: target of shape {tuple(label.shape)}, but the stream began with {tuple(self._target)}"
+                )
+            return label.float() if label.dtype == torch.float64 else label
         if label.dim() or label.is_floating_point() or label.dtype == torch.bool:
             raise InputError(f"{where}: label {y!r} is not a class index")
         if not 0 <= int(label) < self._classes:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from driftline.adapters.base import Adapter
-from driftline.errors import ConfigError, InputError, unknown
+from driftline.errors import CheckpointError, ConfigError, InputError, unknown
 from driftline.learners.base import Learner
 from driftline.metrics.base import Metric
 from driftline.stream.batch import Batch
@@ -153,10 +153,19 @@ class Playback:
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from a :meth:`state_dict`; iterate again afterwards."""
+        """Go on from a :meth:`state_dict`; iterate again afterwards.
+
+        Raises
+        ------
+        CheckpointError
+            When the state belongs to a playback with other metrics or another learner.
+        """
+        saved_metrics = cast(Sequence[Mapping[str, object]], state["metrics"])
+        if len(saved_metrics) != len(self.metrics):
+            raise CheckpointError(f"the state has {len(saved_metrics)} metrics, this playback {len(self.metrics)}")
         self.learner.load_state_dict(cast(Mapping[str, object], state["learner"]))
         self._labels.load_state_dict(cast(Mapping[str, object], state["labels"]))
-        for metric, saved in zip(self.metrics, cast(Sequence[Mapping[str, object]], state["metrics"]), strict=True):
+        for metric, saved in zip(self.metrics, saved_metrics):
             metric.load_state_dict(saved)
         self.position = cast(int, state["position"])
 

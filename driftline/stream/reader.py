@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from driftline.stream.stream import Stream
 
 BLOCK = 64
-"""Random transforms draw once per this many positions of a segment."""
+"""Transforms are applied to, and draw once per, this many samples of a segment, whichever of them are wanted."""
 
 CHUNK_SAMPLES = 1024
 CHUNK_BYTES = 1 << 24
@@ -38,7 +38,6 @@ class SegmentReader:
         self._address = (seed, "transform", number)
         self._rows = segment.rows.to(self.device)
         self._truths = [r.truth for r in segment.recipes]
-        self._random = any(r.random for r in segment.recipes)
         self._transformed = any(r.transforms for r in segment.recipes)
 
     def read(self, start: int, stop: int) -> Rows:
@@ -49,10 +48,12 @@ class SegmentReader:
         InputError
             When a transform gives NaN or Inf.
         """
-        x, y = self._blocks(start, stop) if self._random else self._gather(start, stop, None)
+        # Blocks, because even a matrix product's last bit may depend on how many samples are multiplied together.
+        x, y = self._blocks(start, stop) if self._transformed else self._gather(start, stop, 0)
         if self._transformed and x.is_floating_point() and not all_finite(x):
+            row = start + int((~torch.isfinite(x).flatten(1).all(1)).nonzero()[0])
             raise InputError(
-                f"segment {self.segment.name!r}, samples {start}..{stop} of it: NaN or Inf in x after its transforms; "
+                f"segment {self.segment.name!r}, sample {row} of it: NaN or Inf in x after its transforms; "
                 "mend the transform, or the data it cannot take"
             )
         return x, y
@@ -69,7 +70,7 @@ class SegmentReader:
         stop = min((number + 1) * BLOCK, len(self.segment))
         return self._gather(number * BLOCK, stop, number)
 
-    def _gather(self, start: int, stop: int, block: int | None) -> Rows:
+    def _gather(self, start: int, stop: int, block: int) -> Rows:
         rows = self._rows[start:stop]
         which = self.segment.which
         if which is None:
@@ -82,16 +83,21 @@ class SegmentReader:
             if turn == 0:
                 x = part_x.new_empty((stop - start, *part_x.shape[1:]))
                 y = None if part_y is None else part_y.new_empty((stop - start, *part_y.shape[1:]))
+            if part_x.shape[1:] != x.shape[1:] or part_x.dtype != x.dtype:
+                raise InputError(
+                    f"segment {self.segment.name!r} mixes samples of shape {tuple(x.shape[1:])} and {x.dtype} with "
+                    f"{tuple(part_x.shape[1:])} and {part_x.dtype}; bring them to one form with .transform(...)"
+                )
             x[mine] = part_x
             if y is not None and part_y is not None:
                 y[mine] = part_y
         return x, y
 
-    def _cook(self, number: int, rows: Tensor, block: int | None) -> Rows:
+    def _cook(self, number: int, rows: Tensor, block: int) -> Rows:
         recipe, truth = self.segment.recipes[number], self._truths[number]
         x = recipe.data.rows(rows)
         for step, transform in enumerate(recipe.transforms):
-            seed = derive_seed(*self._address, block or 0, number, step) if transform.random else 0
+            seed = derive_seed(*self._address, block, number, step) if transform.random else 0
             x = transform(x, generator(seed, self.device))
         return x, None if truth is None else truth.index_select(0, rows)
 
@@ -118,6 +124,7 @@ class Reader:
         wanted = min(CHUNK_SAMPLES, CHUNK_BYTES // max(1, 4 * first.x[0].numel()))
         self._chunk = grid * max(1, wanted // grid)
         self._cached: tuple[int, int, Rows] = (0, 0, (torch.empty(0), None))
+        self._form: tuple[torch.Size, torch.dtype] | None = None
         self._ahead: tuple[tuple[int, int], Future[Rows]] | None = None
         self._background = ThreadPoolExecutor(max_workers=1)
 
@@ -149,7 +156,15 @@ class Reader:
         begin = place - place % self._chunk
         end = min(begin + self._chunk, len(self._segments[number].segment))
         low = self._starts[number] + begin - offset
-        return low, low + end - begin, self._fetch(number, begin, end)
+        x, y = self._fetch(number, begin, end)
+        form = (x.shape[1:], x.dtype)
+        self._form = self._form or form
+        if form != self._form:
+            raise InputError(
+                f"segment {self._segments[number].segment.name!r} has samples of shape {tuple(form[0])} and {form[1]}, "
+                f"but the stream had {tuple(self._form[0])} and {self._form[1]}; bring them to one form"
+            )
+        return low, low + end - begin, (x, y)
 
     def _fetch(self, number: int, begin: int, end: int) -> Rows:
         if self._segments[number].device == self.device:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Concatenate, Generic, ParamSpec
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +60,10 @@ class Scenario(Generic[P]):
             raise ConfigError(f"{self.name}: {error}; its parameters are: {known}") from None
         bound.apply_defaults()
         segments = []
-        for segment in self._script(Segment.of(data), rng, *args, **parameters):
+        script = self._script(Segment.of(data), rng, *args, **parameters)
+        if not isinstance(script, Iterable):
+            raise ScenarioError(f"{self.name}: gave {type(script).__name__} instead of segments; use yield")
+        for segment in script:
             if not isinstance(segment, Segment):
                 raise ScenarioError(f"{self.name}: yielded {type(segment).__name__} instead of a segment of data")
             segments.append(segment)
@@ -100,12 +106,17 @@ def scenario(script: Callable[Concatenate[Segment, torch.Generator, P], Iterator
 
 def plain(value: object) -> object:
     """Return a parameter as a JSON value for the record: tensors as lists, the rest by name."""
-    if isinstance(value, Tensor):
-        return value.tolist()
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        made_of = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__qualname__, **made_of}
     try:
         json.dumps(value)
     except TypeError:

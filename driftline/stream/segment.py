@@ -14,74 +14,8 @@ import torch
 from torch import Tensor
 
 from driftline.errors import ScenarioError
-from driftline.stream.dataset import Dataset
-
-NEVER = -1
-"""Due position of a label that never arrives."""
-
-
-@dataclass(frozen=True)
-class Transform:
-    """A function of a batch ``x``, or of ``x`` and a generator when ``random``."""
-
-    function: Callable[..., Tensor]
-    random: bool = False
-
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the transformed batch."""
-        return self.function(x, generator) if self.random else self.function(x)
-
-
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """How rows of a dataset become samples, and when their labels arrive.
-
-    Parameters
-    ----------
-    data : Dataset
-        Where the rows come from.
-    transforms : tuple of Transform
-        Applied in order.
-    labels : Tensor, shape (len(data),), optional
-        The truth of each row, in place of ``data.y``.
-    relabel : Tensor, shape (classes,), optional
-        Class c is presented as class ``relabel[c]``.
-    delay : int
-        Samples that pass before a label arrives.
-    fraction : float
-        Share of the samples whose label arrives at all.
-    """
-
-    data: Dataset
-    transforms: tuple[Transform, ...] = ()
-    labels: Tensor | None = None
-    relabel: Tensor | None = None
-    delay: int = 0
-    fraction: float = 1.0
-
-    @property
-    def truth(self) -> Tensor | None:
-        """The presented label of each row of the dataset, on the dataset's device."""
-        y = self.data.y if self.labels is None else self.labels
-        return y if y is None or self.relabel is None else self.relabel.to(y.device)[y]
-
-    @property
-    def random(self) -> bool:
-        """Whether a transform draws random numbers."""
-        return any(t.random for t in self.transforms)
-
-    def held_out(self, split: str) -> Recipe | None:
-        """The recipe that shows another split's rows in the same way; None where there is no truth for them."""
-        other = self.data.splits.get(split)
-        if other is None or other.y is None or self.labels is not None:
-            return None
-        return replace(self, data=other, delay=0, fraction=1.0)
-
-    @property
-    def domain(self) -> Hashable:
-        """Recipes of one domain show a sample in the same way (label policies aside)."""
-        relabel = None if self.relabel is None else tuple(self.relabel.tolist())
-        return (id(self.data), relabel, self.transforms)
+from driftline.stream.dataset import Dataset, check_labels, check_samples
+from driftline.stream.recipe import Recipe, Transform
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +115,10 @@ class Segment:
 
     def at(self, index: Tensor | Sequence[int]) -> Segment:
         """Return the samples at these places, in this order (repeats allowed)."""
-        index = torch.as_tensor(index, dtype=torch.long)
+        index = torch.as_tensor(index)
+        if index.dtype == torch.bool:
+            raise ScenarioError("at() takes places, not a mask; use mask.nonzero().flatten()")
+        index = index.long()
         if len(index) and (int(index.min()) < 0 or int(index.max()) >= len(self)):
             raise ScenarioError(f"place out of range 0..{len(self) - 1} in segment {self.name!r}")
         return replace(self, rows=self.rows[index], which=None if self.which is None else self.which[index])
@@ -198,9 +135,7 @@ class Segment:
         ScenarioError
             For a class the data does not have.
         """
-        bad = [c for c in classes if not 0 <= c < self.num_classes]
-        if bad:
-            raise ScenarioError(f"no class {bad[0]} in {self.dataset.name}; classes are 0..{self.num_classes - 1}")
+        self._check_classes(classes)
         return self.at(torch.isin(self.class_labels(), torch.tensor(classes)).nonzero().flatten())
 
     def shuffle(self, rng: torch.Generator) -> Segment:
@@ -211,7 +146,7 @@ class Segment:
         """Return ``count`` samples from ``start`` on (fewer when there are fewer)."""
         if count < 0 or start < 0:
             raise ScenarioError(f"take({count}, start={start}): numbers of samples cannot be negative")
-        return self.at(torch.arange(start, min(start + count, len(self))))
+        return self.at(torch.arange(len(self))[start : start + count])
 
     def repeat(self, times: int) -> Segment:
         """Return the segment ``times`` over, in the same order each time."""
@@ -221,6 +156,8 @@ class Segment:
 
     def batched(self, size: int) -> list[Segment]:
         """Cut into segments of ``size`` samples (the last may be shorter)."""
+        if size < 1:
+            raise ScenarioError(f"batched({size}): must be at least 1 sample")
         return [self.take(size, start) for start in range(0, len(self), size)]
 
     # --- how they look
@@ -267,9 +204,22 @@ class Segment:
         return self._cook(lambda r: replace(r, relabel=mapping if r.relabel is None else mapping[r.relabel]))
 
     def with_labels(self, labels: Tensor) -> Segment:
-        """Return the segment with the truth of each *dataset row* replaced: ``labels`` has shape (rows,)."""
+        """Return the segment with the truth of each *dataset row* replaced: ``labels`` has shape (rows,).
+
+        Raises
+        ------
+        ScenarioError
+            When there is not one label for each row.
+        DataError
+            When a label cannot be used.
+        """
         if any(len(labels) != len(r.data) for r in self.recipes):
             raise ScenarioError(f"with_labels needs one label for each of the {len(self.dataset)} rows")
+        where = f"{self.dataset.name}, with_labels"
+        if self.num_classes:
+            labels = check_labels(labels, self.num_classes, where)
+        elif not check_samples(labels, where, at_least=1).is_floating_point():
+            raise ScenarioError(f"{where}: class labels need classes; name them with Dataset(..., classes=[...])")
         return self._cook(lambda r: replace(r, labels=labels, relabel=None))
 
     # --- when labels arrive
@@ -298,6 +248,7 @@ class Segment:
 
     def judged_on(self, *classes: int) -> Segment:
         """Return the segment standing for these classes in held-out evaluation."""
+        self._check_classes(classes)
         return replace(self, judged=classes)
 
     def held_out(self, split: str = "test") -> Segment | None:
@@ -306,126 +257,29 @@ class Segment:
         None when there is no such split, or the truth of unseen rows is undefined (labels given by row).
         """
         labels = None if self.judged is not None else self.class_labels()
-        parts = []
+        wanted: dict[Hashable, list[int]] = {}
+        shown: dict[Hashable, Recipe] = {}
         for number, recipe in enumerate(self.recipes):
             cooked = recipe.held_out(split)
             if cooked is None:
                 return None
-            if labels is not None:
-                mine = labels if self.which is None else labels[self.which == number]
-                wanted = torch.unique(mine)
-            else:
-                wanted = torch.tensor(self.judged)
-            if len(wanted) == 0:
-                continue
-            whole = Segment(torch.arange(len(cooked.data)), (cooked,))
-            parts.append(whole.at(torch.isin(whole.class_labels(), wanted).nonzero().flatten()))
+            mine = labels if labels is None or self.which is None else labels[self.which == number]
+            # Recipes that differ only in their label policy share a domain, whose samples count once.
+            domain = shown.setdefault(cooked.domain, cooked).domain
+            wanted.setdefault(domain, []).extend(self.judged or () if mine is None else torch.unique(mine).tolist())
+        parts = []
+        for domain, classes in wanted.items():
+            whole = Segment(torch.arange(len(shown[domain].data)), (shown[domain],))
+            if classes:
+                parts.append(whole.at(torch.isin(whole.class_labels(), torch.tensor(classes)).nonzero().flatten()))
+        from driftline.stream.join import concatenate
+
         return concatenate(*parts).named(self.name) if parts else None
+
+    def _check_classes(self, classes: Sequence[int]) -> None:
+        bad = [c for c in classes if not 0 <= c < self.num_classes]
+        if bad:
+            raise ScenarioError(f"no class {bad[0]} in {self.dataset.name}; classes are 0..{self.num_classes - 1}")
 
     def _cook(self, change: Callable[[Recipe], Recipe]) -> Segment:
         return replace(self, recipes=tuple(change(r) for r in self.recipes))
-
-
-def concatenate(*segments: Segment) -> Segment:
-    """Join segments into one, one after the other; each sample keeps its own recipe.
-
-    Raises
-    ------
-    ScenarioError
-        When the segments' datasets disagree on classes or input shape.
-    """
-    if not segments:
-        raise ScenarioError("concatenate needs at least one segment")
-    check_compatible(segments)
-    recipes: list[Recipe] = []
-    which = []
-    for segment in segments:
-        numbers = []
-        for recipe in segment.recipes:
-            if not any(recipe is known for known in recipes):
-                recipes.append(recipe)
-            numbers.append(next(i for i, known in enumerate(recipes) if known is recipe))
-        lines = torch.zeros(len(segment), dtype=torch.long) if segment.which is None else segment.which.long()
-        which.append(torch.tensor(numbers)[lines])
-    joined = torch.cat(which).to(torch.int32) if len(recipes) > 1 else None
-    names = [s.name for s in segments if s.name]
-    judged = None
-    if all(s.judged is not None for s in segments):
-        judged = tuple(dict.fromkeys(c for s in segments for c in s.judged or ()))
-    return Segment(torch.cat([s.rows for s in segments]), tuple(recipes), joined, "+".join(names), judged)
-
-
-def interleave(*segments: Segment, rng: torch.Generator | None = None) -> Segment:
-    """Merge segments into one, each keeping its own order.
-
-    Parameters
-    ----------
-    *segments : Segment
-        What to merge.
-    rng : torch.Generator, optional
-        Draw the next sample's segment at random, in proportion to what is left of each. Default: spread each
-        segment evenly over the whole.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from driftline import Dataset
-    >>> data = Segment.of(Dataset(torch.arange(6.0).unsqueeze(1), torch.tensor([0, 0, 0, 1, 1, 1])))
-    >>> interleave(data.classes(0), data.classes(1)).rows.tolist()
-    [0, 3, 1, 4, 2, 5]
-    """
-    joined = concatenate(*segments)
-    lengths = [len(s) for s in segments]
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    if rng is not None:
-        owner = owner[torch.randperm(len(owner), generator=rng)]
-    else:
-        due = torch.cat([(torch.arange(n, dtype=torch.float64) + 0.5) / max(n, 1) for n in lengths])
-        owner = owner[torch.argsort(due, stable=True)]
-    return joined.at(in_order(owner, lengths))
-
-
-def in_order(owner: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Places in a concatenation of parts, given whose turn it is: every part is read in its own order.
-
-    Parameters
-    ----------
-    owner : Tensor, shape (n,)
-        Number of the part that gives each sample; part i occurs at most ``lengths[i]`` times.
-    lengths : sequence of int
-        Length of each part.
-    """
-    places = torch.empty_like(owner)
-    offset = 0
-    for number, length in enumerate(lengths):
-        turns = (owner == number).nonzero().flatten()
-        if len(turns) > length:
-            raise ScenarioError(f"part {number} has {length} samples, but {len(turns)} were asked for")
-        places[turns] = offset + torch.arange(len(turns))
-        offset += length
-    return places
-
-
-def check_compatible(segments: Sequence[Segment]) -> None:
-    """Raise unless all recipes of these segments agree on classes, input shape and dtype."""
-    first = segments[0].dataset
-    for segment in segments:
-        for recipe in segment.recipes:
-            data = recipe.data
-            if len(data.classes) != len(first.classes):
-                raise ScenarioError(
-                    f"{data.name} has {len(data.classes)} classes and {first.name} {len(first.classes)}; "
-                    "a stream has one label space"
-                )
-            if (
-                not recipe.transforms
-                and not segments[0].recipes[0].transforms
-                and data.input_shape != first.input_shape
-            ):
-                raise ScenarioError(
-                    f"{data.name} has samples of shape {data.input_shape} and {first.name} {first.input_shape}; "
-                    "bring them to one shape with .transform(...)"
-                )
-
-
-__all__ = ["NEVER", "Recipe", "Segment", "Transform", "concatenate", "interleave"]

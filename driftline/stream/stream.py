@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from torch import Tensor
 from driftline.errors import ConfigError, ScenarioError
 from driftline.stream.batch import Batch, SegmentInfo
 from driftline.stream.dataset import Dataset
+from driftline.stream.join import check_compatible
 from driftline.stream.reader import BLOCK, Reader
+from driftline.stream.recipe import NEVER
 from driftline.stream.seeds import derive_seed, generator
-from driftline.stream.segment import NEVER, Segment, check_compatible
+from driftline.stream.segment import Segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,7 @@ class Stream:
             )
         return replace(self, window=(self.window[0] + start, self.window[0] + stop))
 
-    @property
+    @cached_property
     def starts(self) -> list[int]:
         """First position of each segment, and the length of all of them at the end (window left aside)."""
         starts = [0]
@@ -237,6 +240,8 @@ def concatenate_streams(*streams: Stream) -> Stream:
     ScenarioError
         When they are sliced streams, or disagree on classes or input shape.
     """
+    if not streams:
+        raise ScenarioError("concatenate_streams needs at least one stream")
     if any(s.window != (0, s.starts[-1]) for s in streams):
         raise ScenarioError("a sliced stream cannot be concatenated; concatenate first, then slice")
     segments = [segment for stream in streams for segment in stream.segments]

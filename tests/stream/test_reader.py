@@ -233,3 +233,14 @@ def test_data_on_the_host_reaches_a_cuda_device_unchanged(make, monkeypatch):
     assert there[0].device.type == "cuda"
     assert torch.equal(there[0].cpu(), x)
     assert torch.equal(there[1].cpu(), y)
+
+
+def test_a_segment_whose_transform_changes_the_form_of_samples_is_named():
+    data = Segment.of(Dataset(torch.rand(8, 4), torch.arange(8) % 2))
+    stream = Stream([data, data.transform(halve_width).named("narrow")])
+    with pytest.raises(InputError, match=r"'narrow' has samples of shape \(2,\).*had \(4,\)"):
+        list(stream.batches(4))
+
+
+def halve_width(x):
+    return x[:, :2]

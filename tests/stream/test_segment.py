@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from driftline.errors import ConfigError, DataError, ScenarioError
 from driftline.stream import NEVER, Dataset, Segment, Stream, concatenate, interleave
 from driftline.stream.batch import Batch
-from driftline.stream.segment import in_order
+from driftline.stream.join import in_order
 from tests.stream.players import add_draw, numbered
 
 
