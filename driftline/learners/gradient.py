@@ -63,6 +63,9 @@ class GradientLearner(Learner):
     When the model behaves the same in training and in evaluation (no dropout, no batch normalisation),
     :meth:`observe` scores the batch with the forward pass that it learns from.
 
+    One sample has no batch statistics: where an update sees a single one, ``BatchNorm1d`` layers use their running
+    statistics, as in evaluation, and leave them as they are.
+
     Experience replay follows Chaudhry et al., "On Tiny Episodic Memories in Continual Learning" (2019).
 
     Raises
@@ -178,7 +181,7 @@ class GradientLearner(Learner):
         new = len(x)
         if self.replay is not None and (drawn := self.replay.sample(self.replay_batch or new)) is not None:
             x, y = torch.cat((x, drawn[0])), torch.cat((y, drawn[1]))
-        scores: Tensor = self.model(x)
+        scores = self._forward(x)
         loss = self.loss(scores, y)
         for penalty in self.penalties:
             loss = loss + penalty(self.model)
@@ -188,6 +191,18 @@ class GradientLearner(Learner):
         for renewer in self.renewers:
             renewer.renew(self.model, self.optimizer)
         return scores.detach()[:new]
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """Return scores in training mode."""
+        alone = len(x) == 1 and self._two_modes
+        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm1d) and m.training] if alone else []
+        for norm in norms:
+            norm.training = False
+        try:
+            return cast(Tensor, self.model(x))
+        finally:
+            for norm in norms:
+                norm.training = True
 
     def describe(self) -> dict[str, object]:
         """Return what the learner is made of (JSON values)."""
@@ -238,7 +253,8 @@ class GradientLearner(Learner):
             if missing := sorted(set(group) - set(saved)):
                 raise CheckpointError(f"it was saved with another optimizer, without {', '.join(missing)}")
         self.model.load_state_dict(cast(Mapping[str, Tensor], state["model"]))
-        self.optimizer.load_state_dict(cast(State, state["optimizer"]))
+        # Optimizers keep the tensors they are given; the other side may go on writing to them.
+        self.optimizer.load_state_dict(copy.deepcopy(cast(State, state["optimizer"])))
         self.position = cast(int, state["position"])
         for name, part in self._parts():
             part.load_state_dict(cast(State, state[name]))

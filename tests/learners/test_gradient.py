@@ -299,3 +299,15 @@ def test_the_description_names_every_part_and_is_json():
     assert parts["replay"] == {"name": "ReservoirReplay", "capacity": 20}
     assert parts["penalties"] == parts["renewers"] == ["Scale"] and parts["loss"] == "cross_entropy"
     assert parts["parameters"] == 8 * 16 + 16 + 16 * 4 + 4
+
+
+def test_a_single_sample_trains_a_batch_normalised_model_by_its_running_statistics():
+    torch.default_generator.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    learner = GradientLearner(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    learner.learn(torch.randn(8, 4), torch.arange(8) % 3)
+    mean, weight = model[1].running_mean.clone(), model[0].weight.clone()
+    learner.learn(torch.randn(1, 4), torch.tensor([2]))
+    assert torch.equal(model[1].running_mean, mean)
+    assert not torch.equal(model[0].weight, weight)
+    assert model[1].training

@@ -10,7 +10,7 @@ from driftline.errors import ScenarioError
 from driftline.scenarios import corruptions
 from driftline.scenarios.transforms import Invert, Rotate
 from driftline.stream import Dataset
-from driftline.stream.segment import Transform
+from driftline.stream.recipe import Transform
 from tests.scenarios.toy import rows, toy
 
 NOISE = Transform(corruptions.get("gaussian_noise", 2.5), random=True)
