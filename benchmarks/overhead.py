@@ -3,7 +3,7 @@
     python benchmarks/overhead.py            # everything; about four minutes on two cores
     python benchmarks/overhead.py throughput # one part
 
-Parts: throughput, replay, near-future, position, buffer, memory, scenario, avalanche (when avalanche-lib is there).
+Parts: throughput, replay, near-future, position, buffer, memory, scenario, imports, and avalanche (when it is there).
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import gc
 import io
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +25,9 @@ from torch.nn import functional as F
 
 import driftline
 from driftline.learners import GradientLearner, ReservoirReplay
-from driftline.metrics import NearFutureAccuracy, OnlineAccuracy
+from driftline.metrics import Metric, NearFutureAccuracy, OnlineAccuracy
 from driftline.stream import Dataset, Segment, Stream
+from driftline.stream.step import Step
 
 BATCH = 10
 SIZES = (784, 256, 256, 10)
@@ -80,11 +83,11 @@ def by_hand(x: Tensor, y: Tensor, order: Tensor, memory: int = 0) -> float:
     return float(correct) / len(order)
 
 
-def by_us(x: Tensor, y: Tensor, order: Tensor, memory: int = 0, shift: int | None = None) -> float:
+def by_us(x: Tensor, y: Tensor, order: Tensor, memory: int = 0, extra: Sequence[Metric] = ()) -> float:
     model = network()
     replay = ReservoirReplay(memory) if memory else None
     learner = GradientLearner(model, torch.optim.SGD(model.parameters(), lr=0.01), replay=replay)
-    metrics = [OnlineAccuracy(window=None), *([NearFutureAccuracy(shift)] if shift is not None else [])]
+    metrics = [OnlineAccuracy(window=None), *extra]
     report = driftline.run(stream_of(x, y, order), learner, batch_size=BATCH, metrics=metrics, progress=False)
     return float(report.results["online_accuracy"] or 0)
 
@@ -124,23 +127,40 @@ def replay() -> None:
     paired("throughput with replay 500: run() / hand-written", ours, theirs)
 
 
+class ForwardOnly(Metric):
+    """Predicts the batch 100 samples ahead and forgets it: one more forward pass per step, and nothing else."""
+
+    looks_first = True
+    definitions = {}
+
+    def begin(self, stream: Stream, batch_size: int) -> None:
+        self.reader = stream.reader(batch_size)
+
+    def before(self, step: Step) -> None:
+        start = step.batch.position + 100
+        if start + BATCH <= len(step.stream):
+            with torch.no_grad():
+                step.learner.model(self.reader.read(start, start + BATCH)[0])
+
+    def update(self, step: Step) -> None: ...
+
+    def value(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, object]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
 def near_future() -> None:
-    """Near-future accuracy beside the cost of one more forward pass."""
-    x, y, order = samples(20_000)
-
-    def forward_more() -> None:
-        model = network()
-        learner = GradientLearner(model, torch.optim.SGD(model.parameters(), lr=0.01))
-        stream = stream_of(x, y, order)
-        reader = stream.reader(BATCH)
-        for step in driftline.play(stream, learner, batch_size=BATCH, metrics=[OnlineAccuracy(window=None)]):
-            if step.position + 100 < len(stream):
-                with torch.no_grad():
-                    model(reader.read(step.position + 90, step.position + 100)[0])
-
-    paired(
-        "near-future accuracy: (run + one forward) / run with it", lambda: by_us(x, y, order, shift=100), forward_more
+    """Near-future accuracy, blind baseline included, beside one more forward pass."""
+    x, y, order = samples(60_000)
+    ours, theirs = (
+        lambda metric=metric: by_us(x, y, order, extra=[metric()])
+        for metric in (lambda: NearFutureAccuracy(100), ForwardOnly)
     )
+    paired("near-future accuracy: run + one forward / run with it", ours, theirs, rounds=5)
 
 
 def small_stream(count: int) -> Stream:
@@ -209,6 +229,15 @@ def scenario() -> None:
     print(f"{'si_blurry over 1 000 000 samples, seconds':<58} {took:6.3f}", flush=True)
 
 
+def imports() -> None:
+    """What ``import driftline`` takes after ``import torch``."""
+    code = "import time, torch; start = time.perf_counter(); import driftline; print(time.perf_counter() - start)"
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(5)
+    ]
+    print(f"{'import driftline beyond import torch, seconds':<58} {statistics.median(times):6.3f}", flush=True)
+
+
 def avalanche() -> None:
     """Avalanche's online mode (one experience per batch) beside the hand-written loop, on fewer samples."""
     try:
@@ -263,7 +292,7 @@ def avalanche() -> None:
             )
 
 
-PARTS = (throughput, replay, near_future, position, buffer, memory, scenario, avalanche)
+PARTS = (throughput, replay, near_future, position, buffer, memory, scenario, imports, avalanche)
 
 
 def main() -> None:
