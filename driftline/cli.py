@@ -118,7 +118,9 @@ def resume_command(
 @app.command("report", help="Compare runs in a table and an HTML page: driftline report runs/*")
 def report_command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    html: Annotated[Path | None, typer.Option(help="Write an HTML page with interactive curves here.")] = None,
+    html: Annotated[
+        Path, typer.Option(help="Where to write the HTML page with interactive curves (needs the 'report' extra).")
+    ] = Path("report.html"),
 ) -> None:
     """Compare runs."""
     from rich.console import Console
@@ -129,8 +131,7 @@ def report_command(
     console = Console()
     console.print(summary_table(loaded))
     console.print(definitions(loaded))
-    if html is not None:
-        console.print(f"wrote {write_html(loaded, html)}", soft_wrap=True)
+    console.print(f"wrote {write_html(loaded, html)}", soft_wrap=True)
 
 
 @app.command("list", help="Show the scenarios, learners, adapters, metrics, models and data there are.")

@@ -39,6 +39,8 @@ def test_run_records_what_it_prints_and_resume_and_report_read_it(tmp_path):
     assert "slda" in reported.stdout
     assert "share of samples predicted right" in reported.stdout
     assert "plotly" in (tmp_path / "page.html").read_text()
+    assert driftline("report", "run", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "report.html").read_text() == (tmp_path / "page.html").read_text()
 
 
 def test_a_killed_command_is_resumed_to_the_record_of_an_undisturbed_one(tmp_path):
