@@ -212,7 +212,7 @@ def test_an_error_in_the_background_is_raised_where_its_samples_are_read():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("make", STREAMS)
 def test_a_sample_is_the_same_tensor_on_a_cuda_device_whatever_the_batch_size(make):
     there = make().to("cuda")
@@ -223,7 +223,7 @@ def test_a_sample_is_the_same_tensor_on_a_cuda_device_whatever_the_batch_size(ma
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("make", STREAMS)
 def test_data_on_the_host_reaches_a_cuda_device_unchanged(make, monkeypatch):
     stream = make()
