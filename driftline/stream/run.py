@@ -17,8 +17,8 @@ import torch
 from driftline.errors import RecordError
 from driftline.stream.live import LiveStream
 from driftline.stream.play import play
+from driftline.stream.recording import Recording
 from driftline.stream.seeds import derive_seed
-from driftline.stream.session import Session
 from driftline.stream.step import Step
 from driftline.stream.stream import Stream
 
@@ -133,27 +133,27 @@ def run(
     from driftline.metrics.online import OnlineAccuracy
 
     chosen = tuple(metrics) if metrics is not None else (OnlineAccuracy(),)
-    session = Session(play(stream, learner, batch_size=batch_size, metrics=chosen, device=device), out, until)
-    session.set_intervals(record_every, checkpoint_every)
-    session.describe(name, seed, about or {})
-    with _seeded(seed, session.playback.device):
-        session.open(resume, overwrite)
+    recording = Recording(play(stream, learner, batch_size=batch_size, metrics=chosen, device=device), out, until)
+    recording.set_intervals(record_every, checkpoint_every)
+    recording.describe(name, seed, about or {})
+    with _seeded(seed, recording.playback.device):
+        recording.open(resume, overwrite)
         try:
-            with _bar(session, progress) as show, _deferred_interrupt() as interrupt:
-                finished = session.drain(show, interrupt)
+            with _bar(recording, progress) as show, _deferred_interrupt() as interrupt:
+                finished = recording.drain(show, interrupt)
         except RecordError:
-            session.abandon()
+            recording.abandon()
             raise
         except Exception as error:
-            session.close("failed", f"{type(error).__name__}: {error}", save=False)
+            recording.close("failed", f"{type(error).__name__}: {error}", save=False)
             raise
         except KeyboardInterrupt:
-            session.close("stopped", "interrupted", save=False)
+            recording.close("stopped", "interrupted", save=False)
             raise
-        session.close("finished" if finished else "stopped", "interrupted" if interrupt else None, save=True)
+        recording.close("finished" if finished else "stopped", "interrupted" if interrupt else None, save=True)
         if interrupt:
             raise KeyboardInterrupt
-    return Report(session.record, session.series, session.timing, None if out is None else Path(out))
+    return Report(recording.record, recording.series, recording.timing, None if out is None else Path(out))
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def _deferred_interrupt() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _bar(session: Session, progress: bool | None) -> Iterator[Callable[[int], None]]:
+def _bar(recording: Recording, progress: bool | None) -> Iterator[Callable[[int], None]]:
     """Show a progress bar; yields the function that moves it."""
     if not (sys.stderr.isatty() if progress is None else progress):
         yield lambda position: None
@@ -202,5 +202,5 @@ def _bar(session: Session, progress: bool | None) -> Iterator[Callable[[int], No
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(str(session.record["name"]), total=session.samples)
+        task = bar.add_task(str(recording.record["name"]), total=recording.samples)
         yield lambda position: bar.update(task, completed=position)

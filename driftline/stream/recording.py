@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from driftline.metrics.base import Point
 
 
-class Session:
+class Recording:
     """One call of :func:`run`."""
 
     def __init__(self, playback: Playback, out: str | Path | None, until: Callable[[Step], bool] | None) -> None:
