@@ -1,4 +1,4 @@
-# make demo: three learners on one stream, a table and an HTML page.   make test: the whole test suite.
+# make demo: three learners on one stream, a table and an HTML page.   make test: the whole test suite.   make docs: API pages in site/.
 # Each sets up a virtual environment of its own on first use.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 RUN := $(BIN)/driftline run si_blurry --data digits --seed 1 --batch-size 10 --overwrite
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types docs clean
 
 demo: $(VENV)/.demo
 	$(RUN) --learner sgd --learner-set lr=0.2 --name "plain SGD" --out $(DEMO)/sgd
@@ -25,8 +25,11 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
+docs: $(VENV)/.test
+	$(BIN)/pdoc -d numpy -o site driftline driftline.stream driftline.testing driftline.report
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
 
 # The test environment has everything, so it serves the demo too.
 $(VENV)/.demo: pyproject.toml
