@@ -143,3 +143,20 @@ def test_an_endless_live_stream_is_recorded_until_told_to_stop(tmp_path):
     )
     assert report.record["position"] == 2500
     assert [p for p in report.curve("online_accuracy")[0]] == [1000, 2000, 2500]
+
+
+def test_a_live_run_with_late_labels_resumes_to_the_undisturbed_result(tmp_path):
+    data = driftline.load("digits")
+
+    def source():
+        return zip(data.x[:600], data.y[:600].tolist())
+
+    def live(out, **options):
+        stream = driftline.from_iterable(source, classes=10).delay_labels(25).label_fraction(0.7)
+        return driftline.run(stream, linear(), batch_size=8, out=out, checkpoint_every=100, progress=False, **options)
+
+    whole = live(tmp_path / "whole")
+    live(tmp_path / "parts", until=lambda step: step.position >= 333)
+    resumed = live(tmp_path / "parts", resume=True)
+    assert resumed.record == whole.record
+    assert resumed.series == whole.series
