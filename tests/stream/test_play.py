@@ -223,7 +223,12 @@ def test_a_model_with_too_few_outputs_is_refused_before_it_learns():
 
 
 def test_a_model_with_more_outputs_than_classes_is_welcome():
-    drain(play(Stream([Segment.of(points(20))]), linear(outputs=9), batch_size=5))
+    learner = linear(outputs=9)
+    before = learner.model.weight.clone()
+    playback = play(Stream([Segment.of(points(20))]), learner, batch_size=5)
+    drain(playback)
+    assert playback.position == 20
+    assert not torch.equal(learner.model.weight, before)
 
 
 def test_a_model_for_other_samples_is_refused():
