@@ -2,6 +2,7 @@
 
 from driftline.learners.base import Learner
 from driftline.learners.gradient import GradientLearner
+from driftline.learners.lockstep.stack import in_lockstep
 from driftline.learners.nearest_class_mean import NearestClassMean
 from driftline.learners.replay import ClassBalancedReplay, Replay, ReservoirReplay, SlidingReplay
 from driftline.learners.streaming_lda import StreamingLDA
@@ -15,4 +16,5 @@ __all__ = [
     "ReservoirReplay",
     "SlidingReplay",
     "StreamingLDA",
+    "in_lockstep",
 ]

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from driftline.errors import DataError, InputError
+from driftline.errors import ConfigError, DataError, InputError
 from driftline.stream.dataset import check_labels, check_samples
 
 State = dict[str, object]
@@ -33,6 +33,8 @@ class Learner(ABC):
     """Shape of one sample, once known."""
     num_classes: int | None = None
     """Number of scores of a prediction, once known; None also for regression."""
+    replicas: int | None = None
+    """How many independent learners step in lockstep; tensors then have this dimension first: x (R, B, *input)."""
 
     @abstractmethod
     def predict(self, x: Tensor) -> Tensor:
@@ -62,6 +64,30 @@ class Learner(ABC):
         self.learn(x, y)
         return scores
 
+    def observe_each(self, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+        """Observe consecutive batches one after the other; return all their scores.
+
+        Parameters
+        ----------
+        x, y : Tensor, shape (N, *input) and (N,)
+            The batches joined; the last one may be smaller. With replicas, (R, N, *input) and (R, N).
+        batch_size : int
+            Samples in each.
+        """
+        axis = 0 if self.replicas is None else 1
+        parts = zip(x.split(batch_size, axis), y.split(batch_size, axis))  # type: ignore[no-untyped-call]
+        return torch.cat([self.observe(*part) for part in parts], axis)
+
+    def replica(self, number: int) -> Learner:
+        """Return one of the replicas as a learner of its own, to be looked at (not trained).
+
+        Raises
+        ------
+        ConfigError
+            When this learner has no replicas.
+        """
+        raise ConfigError(f"{type(self).__name__} has no replicas")
+
     def network(self) -> nn.Module | None:
         """Return the model that metrics may look at, or None when there is none."""
         return None
@@ -86,6 +112,8 @@ class Learner(ABC):
             return
         where = type(self).__name__
         try:
+            if self.replicas is not None:
+                x, y = _together(x, y, self.replicas, where)
             check_samples(x, f"{where}, x", shape=self.input_shape)
             if y is None:
                 return
@@ -98,3 +126,14 @@ class Learner(ABC):
                 check_labels(y, self.num_classes, f"{where}, y")
         except DataError as error:
             raise InputError(str(error)) from None
+
+
+def _together(x: Tensor, y: Tensor | None, replicas: int, where: str) -> tuple[Tensor, Tensor | None]:
+    """Return the samples and labels of all replicas as one batch."""
+    for name, tensor in (("x", x), ("y", y)):
+        if tensor is not None and (tensor.dim() < 2 or len(tensor) != replicas):
+            raise DataError(
+                f"{where}, {name}: shape {tuple(tensor.shape)}, but there are {replicas} replicas: give "
+                f"({replicas}, samples, ...)"
+            )
+    return x.flatten(0, 1), None if y is None else y.flatten(0, 1)

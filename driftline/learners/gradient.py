@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, Self, cast
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,26 @@ from torch.optim import Optimizer
 
 from driftline.errors import CheckpointError, ConfigError
 from driftline.learners.base import Learner, State
+from driftline.learners.lockstep.losses import over_replicas
+from driftline.learners.lockstep.modules import ReplicatedBatchNorm
+from driftline.learners.parts import describe_part
 from driftline.learners.replay import Replay
 from driftline.stream.modules import check_same_model, depends_on_mode, evaluate, probe
 
+if TYPE_CHECKING:
+    from driftline.learners.native.lockstep import CompiledStep
+    from driftline.learners.normalizer import InputNormalizer
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[nn.Module], Tensor]
+BATCH_NORMS = (nn.BatchNorm1d, ReplicatedBatchNorm)
+
+
+class DirectPenalty(Protocol):
+    """A penalty that adds its gradient itself."""
+
+    def add_gradients(self, model: nn.Module) -> None:
+        """Add the penalty's gradient to each parameter's ``grad``."""
 
 
 class Renewer(Protocol):
@@ -46,7 +62,8 @@ class GradientLearner(Learner):
     loss : callable
         ``loss(scores, y) -> scalar``, averaged over the batch.
     penalties : sequence of callable
-        ``penalty(model) -> scalar``, added to the loss.
+        ``penalty(model) -> scalar``, added to the loss. One that has ``add_gradients(model)`` gets that called after
+        the backward pass instead: the same gradient for less.
     renewers : sequence
         ``renew(model, optimizer)`` is called after each optimizer step.
     replay : Replay, optional
@@ -57,6 +74,12 @@ class GradientLearner(Learner):
         0 only stores the batch.
     replay_batch : int, optional
         Replayed samples per update; default: as many as there are new ones.
+    normalizer : InputNormalizer, optional
+        Stands in front of the model; sees each batch's inputs after they have been learned from. The memory keeps
+        samples as they came.
+    compile : bool
+        Let :meth:`observe_each` train through compiled steps where model and parts allow it (small MLPs; see
+        :mod:`driftline.learners.native.lockstep`), else warn with the reason and go on without.
 
     Notes
     -----
@@ -97,11 +120,15 @@ class GradientLearner(Learner):
         replay: Replay | None = None,
         replay_ratio: int | ReplayRatio = 1,
         replay_batch: int | None = None,
+        normalizer: InputNormalizer | None = None,
+        compile: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
         self.loss, self.penalties, self.renewers = loss, tuple(penalties), tuple(renewers)
         self.replay, self.replay_ratio, self.replay_batch = replay, replay_ratio, replay_batch
+        self.normalizer, self.compile = normalizer, compile
+        self.replicas = getattr(model, "replicas", None)
         self.position = 0
         held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         if not held & {id(p) for p in model.parameters()}:
@@ -110,8 +137,13 @@ class GradientLearner(Learner):
             raise ConfigError(f"replay_ratio={replay_ratio}: must be 0 or more updates per batch")
         if replay_batch is not None and replay_batch < 1:
             raise ConfigError(f"replay_batch={replay_batch}: must be at least 1")
+        self._added = tuple(p for p in self.penalties if not hasattr(p, "add_gradients"))
+        self._direct = tuple(cast(DirectPenalty, p) for p in self.penalties if hasattr(p, "add_gradients"))
+        self._axis = 0 if self.replicas is None else 1
         self._two_modes = depends_on_mode(model)
         self._dtype: torch.dtype | None = None
+        self._compiled: CompiledStep | None = None
+        self._views: dict[int, Learner] = {}
 
     def network(self) -> nn.Module:
         """Return the model."""
@@ -121,8 +153,11 @@ class GradientLearner(Learner):
         """Move model, optimizer state and memory to ``device``."""
         self.model.to(device)
         self.optimizer.load_state_dict(self.optimizer.state_dict())
-        if self.replay is not None:
-            self.replay.to(device)
+        for part in (self.replay, self.normalizer, *self.penalties, *self.renewers):
+            if part is not None and hasattr(part, "to"):
+                part.to(device)
+        self._compiled = None
+        self._views.clear()
         return self
 
     def predict(self, x: Tensor) -> Tensor:
@@ -144,19 +179,52 @@ class GradientLearner(Learner):
             before = self._score(x) if during is None else during
         return before
 
+    def observe_each(self, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+        """Observe consecutive batches one after the other, with compiled steps where there are any."""
+        if self.compile and self._compiled is None:
+            self._compiled = self._compile()
+        if self._compiled is None:
+            return super().observe_each(x, y, batch_size)
+        self.check(x, y)
+        scores = self._compiled(x, y, batch_size)
+        self.position += x.shape[self._axis]
+        return scores
+
+    def _compile(self) -> CompiledStep | None:
+        from driftline.learners.native import lockstep
+
+        compiled = lockstep.plan(self)
+        if compiled is None:
+            reason = lockstep.why_not(self)
+            warnings.warn(f"compile=True: steps are not compiled: {reason}", RuntimeWarning, stacklevel=3)
+            self.compile = False
+        return compiled
+
+    def replica(self, number: int) -> Learner:
+        """Return one of the replicas, to be looked at: its model's parameters are views of this one's."""
+        from driftline.learners.lockstep.view import ReplicaView
+
+        if self.replicas is None:
+            return super().replica(number)
+        if number not in self._views:
+            self._views[number] = ReplicaView(self, number)
+        return self._views[number]
+
     def check(self, x: Tensor, y: Tensor | None = None) -> None:
         """Raise if a batch cannot be used; the first of its kind is also tried on the model."""
         if self.trusted:
             return
         super().check(x)
         if x.dtype != self._dtype:
-            scores = probe(self.model, x)
-            self.input_shape, self._dtype = tuple(x.shape[1:]), x.dtype
+            scores = probe(self.model, x, self._axis)
+            self.input_shape, self._dtype = tuple(x.shape[1 + self._axis :]), x.dtype
             self.num_classes = scores.shape[-1] if self.loss is F.cross_entropy else None
         if y is not None:
             super().check(x, y)
 
     def _score(self, x: Tensor) -> Tensor:
+        if self.normalizer is not None:
+            x = self.normalizer(x)
         if self._two_modes:
             return evaluate(self.model, x)
         with torch.no_grad():
@@ -174,28 +242,32 @@ class GradientLearner(Learner):
                 scores = during
         if self.replay is not None:
             self.replay.add(x, y)
-        self.position += len(x)
+        if self.normalizer is not None:
+            self.normalizer.update(x)
+        self.position += x.shape[self._axis]
         return scores
 
     def _update(self, x: Tensor, y: Tensor) -> Tensor:
-        new = len(x)
+        axis, new = self._axis, x.shape[self._axis]
         if self.replay is not None and (drawn := self.replay.sample(self.replay_batch or new)) is not None:
-            x, y = torch.cat((x, drawn[0])), torch.cat((y, drawn[1]))
-        scores = self._forward(x)
-        loss = self.loss(scores, y)
-        for penalty in self.penalties:
+            x, y = torch.cat((x, drawn[0]), axis), torch.cat((y, drawn[1]), axis)
+        scores = self._forward(x if self.normalizer is None else self.normalizer(x))
+        loss = self.loss(scores, y) if self.replicas is None else over_replicas(self.loss, scores, y)
+        for penalty in self._added:
             loss = loss + penalty(self.model)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        for direct in self._direct:
+            direct.add_gradients(self.model)
         self.optimizer.step()
         for renewer in self.renewers:
             renewer.renew(self.model, self.optimizer)
-        return scores.detach()[:new]
+        return scores.detach().narrow(axis, 0, new)
 
     def _forward(self, x: Tensor) -> Tensor:
         """Return scores in training mode."""
-        alone = len(x) == 1 and self._two_modes
-        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm1d) and m.training] if alone else []
+        alone = x.shape[self._axis] == 1 and self._two_modes
+        norms = [m for m in self.model.modules() if isinstance(m, BATCH_NORMS) and m.training] if alone else []
         for norm in norms:
             norm.training = False
         try:
@@ -207,17 +279,18 @@ class GradientLearner(Learner):
     def describe(self) -> dict[str, object]:
         """Return what the learner is made of (JSON values)."""
         ratio = self.replay_ratio
-        settings = {k: v for k, v in self.optimizer.defaults.items() if isinstance(v, (bool, int, float))}
         parts = {
             "model": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "optimizer": {"name": type(self.optimizer).__name__, **settings},
+            "optimizer": describe_part(self.optimizer),
             "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
-            "penalties": [type(p).__name__ for p in self.penalties],
-            "renewers": [type(r).__name__ for r in self.renewers],
+            "penalties": [describe_part(p) for p in self.penalties],
+            "renewers": [describe_part(r) for r in self.renewers],
             "replay": None if self.replay is None else self.replay.describe(),
-            "replay_ratio": ratio if isinstance(ratio, int) else type(ratio).__name__,
+            "replay_ratio": ratio if isinstance(ratio, int) else describe_part(ratio),
             "replay_batch": self.replay_batch,
+            "normalizer": None if self.normalizer is None else describe_part(self.normalizer),
+            "replicas": self.replicas,
         }
         return {"name": type(self).__name__, "parameters": parts}
 
@@ -264,6 +337,7 @@ class GradientLearner(Learner):
             ("replay", self.replay),
             ("replay_ratio", self.replay_ratio),
             ("loss", self.loss),
+            ("normalizer", self.normalizer),
         ]
         named += [(f"penalty {i}", p) for i, p in enumerate(self.penalties)]
         named += [(f"renewer {i}", r) for i, r in enumerate(self.renewers)]

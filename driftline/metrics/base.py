@@ -31,6 +31,14 @@ class Metric(ABC):
         """Get ready for a stream, before its first batch; raise if it cannot be measured."""
         return
 
+    def cuts(self, position: int, batch_size: int) -> int | None:
+        """Return the next position at which the runtime should stop between steps; None: anywhere.
+
+        The runtime may play many batches between two calls of :meth:`update` (``play(..., chunk=...)``); a metric that
+        has to see some of them apart says so here. By default one that looks first sees each batch apart.
+        """
+        return position + batch_size if self.looks_first else None
+
     def before(self, step: Step) -> None:
         """Look at a batch before the learner meets it; ``step.prediction`` is still None."""
         return

@@ -117,6 +117,12 @@ class HeldOut(Metric):
         else:
             self._probe = stream_probe(stream, self.test)
 
+    def cuts(self, position: int, batch_size: int) -> int | None:
+        """Return where the next evaluation is due."""
+        if self.every is None:
+            return None
+        return (position // self.every + 1) * self.every if self.schedule == "paper" else position + batch_size
+
     def before(self, step: Step) -> None:
         """Evaluate the untrained model, once."""
         if step.batch.position == 0 and len(self._members()) > 1:

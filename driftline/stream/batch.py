@@ -44,6 +44,8 @@ class Batch:
         Where the batch comes from.
     labelled : int
         How many samples have a known truth.
+    replicas : int, optional
+        Number of runs in lockstep; x is then (R, B, *input) and y (R, B, *target).
     """
 
     x: Tensor
@@ -51,14 +53,20 @@ class Batch:
     position: int
     segment: SegmentInfo
     labelled: int
+    replicas: int | None = None
 
     def __len__(self) -> int:
-        return self.x.shape[0]
+        return self.x.shape[0 if self.replicas is None else 1]
+
+    def replica(self, number: int) -> Batch:
+        """Return one replica's samples."""
+        y = None if self.y is None else self.y[number]
+        return Batch(self.x[number], y, self.position, self.segment, self.labelled)
 
     @property
     def stop(self) -> int:
         """Stream position after the last sample."""
-        return self.position + self.x.shape[0]
+        return self.position + len(self)
 
     @property
     def ends_segment(self) -> bool:

@@ -34,8 +34,8 @@ def evaluate(model: nn.Module, x: Tensor) -> Tensor:
             module.training = True
 
 
-def probe(model: nn.Module, x: Tensor) -> Tensor:
-    """Return what the model gives for the first sample of ``x``, changing nothing.
+def probe(model: nn.Module, x: Tensor, axis: int = 0) -> Tensor:
+    """Return what the model gives for the first sample of ``x`` along ``axis``, changing nothing.
 
     Raises
     ------
@@ -43,11 +43,11 @@ def probe(model: nn.Module, x: Tensor) -> Tensor:
         When the model does not take such samples.
     """
     try:
-        return evaluate(model, x[:1])
+        return evaluate(model, x.narrow(axis, 0, 1))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"the model does not take samples of shape {tuple(x.shape[1:])} and {x.dtype}: {reason}"
+            f"the model does not take samples of shape {tuple(x.shape[1 + axis :])} and {x.dtype}: {reason}"
         ) from error
 
 
@@ -88,3 +88,15 @@ def _size(state: Mapping[str, object], name: str) -> str:
         return "nothing"
     value = state[name]
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def draws_globally(model: nn.Module) -> bool:
+    """Whether the model has modules of torch's that draw from its global generator in training.
+
+    Examples
+    --------
+    >>> draws_globally(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)))
+    True
+    """
+    kinds = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+    return any(isinstance(module, kinds) for module in model.modules())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,20 +12,23 @@ from driftline.adapters.base import Adapter
 from driftline.errors import CheckpointError, ConfigError, InputError, unknown
 from driftline.learners.base import Learner
 from driftline.metrics.base import Metric
+from driftline.metrics.replicas import ReplicaMetric
 from driftline.stream.batch import Batch
 from driftline.stream.labels import LabelQueue
 from driftline.stream.live import LiveStream
+from driftline.stream.replicas import ReplicaStream
 from driftline.stream.step import Step
 from driftline.stream.stream import Stream
 
 
 def play(
-    stream: Stream | LiveStream,
+    stream: Stream | LiveStream | ReplicaStream,
     learner: Learner | Adapter,
     *,
     batch_size: int = 1,
     metrics: Sequence[Metric] = (),
     device: torch.device | str | None = None,
+    chunk: int = 1,
 ) -> Playback:
     """Play a stream to a learner or an adapter; iterate over the result to make it happen.
 
@@ -34,10 +37,12 @@ def play(
 
     Parameters
     ----------
-    stream : Stream or LiveStream
+    stream : Stream, LiveStream or ReplicaStream
         What to play.
     learner : Learner or Adapter
-        Who plays; an adapter never sees a label.
+        Who plays; an adapter never sees a label. A learner with replicas (see
+        :func:`driftline.learners.in_lockstep`) plays a :class:`ReplicaStream`, or one stream that all of its
+        replicas see; metrics then measure every replica.
     batch_size : int
         Samples per step; a batch never crosses segments, so a segment's last one may be smaller.
     metrics : sequence of Metric
@@ -45,6 +50,10 @@ def play(
     device : torch.device or str, optional
         Where the run takes place: learner and stream are moved there (data that does not fit stays on the host
         and is copied over chunk by chunk). Default: where the stream's data is.
+    chunk : int
+        Batches between two looks: up to so many are predicted and learned from, one after the other, in one step of
+        this loop, which saves its overhead. They end where a metric wants to look, and where segments do. Labels that
+        do not arrive at once, and live streams, are played with 1.
 
     Returns
     -------
@@ -71,7 +80,7 @@ def play(
     >>> round(step.metrics()["online_accuracy"], 1)
     0.9
     """
-    return Playback(stream, learner, batch_size, metrics, device)
+    return Playback(stream, learner, batch_size, metrics, device, chunk)
 
 
 class Playback:
@@ -79,29 +88,40 @@ class Playback:
 
     def __init__(
         self,
-        stream: Stream | LiveStream,
+        stream: Stream | LiveStream | ReplicaStream,
         learner: Learner | Adapter,
         batch_size: int,
         metrics: Sequence[Metric],
         device: torch.device | str | None,
+        chunk: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        for name, value in (("batch_size", batch_size), ("chunk", chunk)):
+            if value < 1:
+                raise ConfigError(f"{name}={value}: must be at least 1")
+        replicas = None if isinstance(learner, Adapter) else learner.replicas
+        if replicas is not None:
+            stream = _for_replicas(stream, replicas)
+            metrics = [ReplicaMetric(metric, replicas) for metric in metrics]
+        elif isinstance(stream, ReplicaStream):
+            raise ConfigError("a ReplicaStream is played by a learner with replicas; see driftline.learners.in_lockstep")
         if device is not None:
             device = usable(device)
             learner = learner.to(device)
             stream = place(stream, device)
         self.stream, self.learner, self.batch_size, self.device = stream, learner, batch_size, device
+        self.chunk = chunk if isinstance(learner, Learner) and not isinstance(stream, LiveStream) else 1
         self.metrics = tuple(metrics)
         self.position = 0
+        self.stops: tuple[int, ...] = ()
+        """A chunk also ends at multiples of these positions."""
         self._labels = LabelQueue()
         self._introduced = False
         self._early = tuple(m for m in self.metrics if m.looks_first)
         for metric in self.metrics:
-            metric.begin(stream, batch_size)
+            metric.begin(cast(Stream, stream), batch_size)
 
     def __iter__(self) -> Iterator[Step]:
-        for batch in self.stream.batches(self.batch_size, self.position, self.device):
+        for batch in self._batches():
             step = Step(batch, self.stream, self.learner, self.metrics)
             if not self._introduced:
                 self._introduce(batch)
@@ -118,6 +138,18 @@ class Playback:
             self.position = batch.stop
             yield step
 
+    def _batches(self) -> Iterator[Batch]:
+        if self.chunk == 1 or isinstance(self.stream, LiveStream):
+            return self.stream.batches(self.batch_size, self.position, self.device)
+        return self.stream.batches(self.batch_size, self.position, self.device, self._end)
+
+    def _end(self, position: int) -> int:
+        """Return where the chunk that begins at a position ends: found from the position alone, so resuming agrees."""
+        span = self.chunk * self.batch_size
+        ends = [(position // n + 1) * n for n in (span, *self.stops)]
+        wishes = (metric.cuts(position, self.batch_size) for metric in self.metrics)
+        return min([*ends, *(wish for wish in wishes if wish is not None)])
+
     def _meet(self, batch: Batch) -> Tensor:
         """Let the learner predict, then learn from the labels that have arrived."""
         learner = self.learner
@@ -125,12 +157,25 @@ class Playback:
             return learner.adapt(batch.x)
         due = self.stream.due(batch)
         if due is None and not self._labels and batch.y is not None:
-            return learner.observe(batch.x, batch.y)
-        prediction = learner.predict(batch.x)
-        self._labels.add(batch.x, batch.y, torch.arange(batch.position, batch.stop) if due is None else due)
-        arrived = self._labels.pop(batch.stop)
+            if len(batch) <= self.batch_size:
+                return learner.observe(batch.x, batch.y)
+            return learner.observe_each(batch.x, batch.y, self.batch_size)
+        parts = [self._wait(learner, batch, due, start) for start in range(0, len(batch), self.batch_size)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 0 if learner.replicas is None else 1)
+
+    def _wait(self, learner: Learner, batch: Batch, due: Tensor | None, start: int) -> Tensor:
+        """Predict one batch of a chunk, and learn from what has arrived by then."""
+        count = min(self.batch_size, len(batch) - start)
+        axis, first = (0 if learner.replicas is None else 1), batch.position + start
+        x = batch.x.narrow(axis, start, count)
+        y = None if batch.y is None else batch.y.narrow(axis, start, count)
+        prediction = learner.predict(x)
+        when = torch.arange(first, first + count) if due is None else due[start : start + count]
+        # The queue knows samples along the first dimension.
+        self._labels.add(x.transpose(0, axis), None if y is None else y.transpose(0, axis), when)
+        arrived = self._labels.pop(first + count)
         if arrived is not None:
-            learner.learn(*arrived)
+            learner.learn(*(part.transpose(0, axis) for part in arrived))
         return prediction
 
     def _introduce(self, batch: Batch) -> None:
@@ -186,7 +231,21 @@ def usable(device: torch.device | str) -> torch.device:
         raise ConfigError(f"{reason} (torch says: {str(error).splitlines()[0]})") from None
 
 
-def place(stream: Stream | LiveStream, device: torch.device | str) -> Stream | LiveStream:
+def _for_replicas(stream: Stream | LiveStream | ReplicaStream, replicas: int) -> ReplicaStream:
+    """Return the stream as a learner with replicas plays it."""
+    if isinstance(stream, LiveStream):
+        raise ConfigError(f"{stream.name!r} is live, and replicas play finite streams only")
+    if isinstance(stream, Stream):
+        return ReplicaStream([stream], replicas)
+    if stream.replicas != replicas:
+        raise ConfigError(f"the stream is for {stream.replicas} replicas, the learner has {replicas}")
+    return stream
+
+
+S = TypeVar("S", bound=Stream | LiveStream | ReplicaStream)
+
+
+def place(stream: S, device: torch.device | str) -> S:
     """Move a stream's data to a CUDA device if it takes at most half of the free memory there."""
     if isinstance(stream, LiveStream):
         return stream
@@ -194,4 +253,4 @@ def place(stream: Stream | LiveStream, device: torch.device | str) -> Stream | L
         free, _ = torch.cuda.mem_get_info(device)
         if stream.nbytes() > free // 2:
             return stream
-    return stream.to(device)
+    return cast(S, stream.to(device))

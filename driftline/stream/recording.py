@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from driftline.errors import CheckpointError, ConfigError
+from driftline.metrics.replicas import ReplicaMetric
 from driftline.stream import checkpoint
+from driftline.stream.live import LiveStream
 from driftline.stream.play import Playback
 from driftline.stream.record import FORMAT, RunDirectory, versions, without_nan
 from driftline.stream.step import Step
-from driftline.stream.stream import Stream
 
 if TYPE_CHECKING:
     from driftline.metrics.base import Point
@@ -44,7 +45,7 @@ class Recording:
     def samples(self) -> int | None:
         """Length of the stream; None when it is live."""
         stream = self.playback.stream
-        return len(stream) if isinstance(stream, Stream) else None
+        return None if isinstance(stream, LiveStream) else len(stream)
 
     def set_intervals(self, record_every: int | None, checkpoint_every: int | None) -> None:
         """Settle how often values are recorded and checkpoints written."""
@@ -54,18 +55,21 @@ class Recording:
         samples = self.samples
         self.record_every = record_every or (max(1, samples // 200) if samples else 1000)
         self.checkpoint_every = checkpoint_every or (max(1, samples // 10) if samples else 10_000)
+        self.playback.stops = (self.record_every, self.checkpoint_every)
 
     def describe(self, name: str | None, seed: int, about: Mapping[str, object]) -> None:
         """Begin the record with everything needed to repeat the run."""
         playback = self.playback
         learner = playback.learner.describe()
-        device = playback.device or (playback.stream.device if isinstance(playback.stream, Stream) else "cpu")
+        stream = playback.stream
+        place = None if isinstance(stream, LiveStream) else stream.device
+        device = playback.device or place or "cpu"
         self.record = {
             "format": FORMAT,
             "name": name or str(learner["name"]),
             "status": "running",
             "error": None,
-            "scenario": playback.stream.describe(),
+            "scenario": stream.describe(),
             "learner": learner,
             "protocol": {
                 "batch_size": playback.batch_size,
@@ -74,7 +78,8 @@ class Recording:
                 "checkpoint_every": self.checkpoint_every,
                 "device": _device_name(torch.device(device)),
                 # Random transforms draw where the data is, which depends on what fits.
-                "data_device": playback.stream.device.type if isinstance(playback.stream, Stream) else None,
+                "data_device": None if place is None else place.type,
+                "chunk": playback.chunk,
                 "metrics": [m.describe() for m in playback.metrics],
             },
             "weights": {"start": self._weights(), "end": None},
@@ -106,8 +111,9 @@ class Recording:
 
     def _resume(self, folder: RunDirectory) -> None:
         saved = folder.read_record()
-        for part in ("scenario", "learner", "protocol"):
-            _check_same(part, saved.get(part), self.record[part])
+        for part in ("scenario", "learner", "protocol", "replicas"):
+            if part in saved or part in self.record:
+                _check_same(part, _without_results(saved.get(part)), _without_results(self.record.get(part)))
         state = checkpoint.load(folder.checkpoint)
         self.playback.load_state_dict(cast(Mapping[str, object], state["playback"]))
         self.series = folder.reopen(cast(int, state["series_bytes"]))
@@ -193,6 +199,11 @@ class Recording:
             "results": without_nan(values),
             "definitions": {name: text for m in metrics for name, text in m.definitions.items()},
         }
+        each = {name: own for m in metrics if isinstance(m, ReplicaMetric) for name, own in m.values().items()}
+        if each:
+            replicas = cast(dict[str, object], self.record.get("replicas", {}))
+            results = {name: [v if math.isfinite(v) else None for v in own] for name, own in each.items()}
+            self.record["replicas"] = {**replicas, "results": results}
         self._time()
         if self.folder is not None:
             self.folder.write_record(self.record)
@@ -215,6 +226,11 @@ class Recording:
         }
         if self.folder is not None:
             self.folder.write_timing(self.timing)
+
+
+def _without_results(part: object) -> object:
+    """What a run was made with, of an entry that also says what came out."""
+    return {k: v for k, v in part.items() if k != "results"} if isinstance(part, dict) else part
 
 
 def _device_name(device: torch.device) -> str:

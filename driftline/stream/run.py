@@ -18,9 +18,11 @@ from driftline.errors import RecordError
 from driftline.stream.live import LiveStream
 from driftline.stream.play import play
 from driftline.stream.recording import Recording
+from driftline.stream.replicas import ReplicaStream
 from driftline.stream.seeds import derive_seed
 from driftline.stream.step import Step
 from driftline.stream.stream import Stream
+from driftline.stream.study import Streams, Study
 
 if TYPE_CHECKING:
     from driftline.adapters.base import Adapter
@@ -59,15 +61,24 @@ class Report:
         points = [(p, v) for p, name, v in self.series if name == metric]
         return [p for p, _ in points], [v for _, v in points]
 
+    def curves(self, metric: str) -> tuple[list[int], list[list[float]]]:
+        """Return positions, and the values of one metric for each replica of a study."""
+        count = len(cast("Mapping[str, list[object]]", self.record["replicas"])["seeds"])
+        each = [self.curve(f"{metric}@{i}") for i in range(count)]
+        return each[0][0], [values for _, values in each]
+
 
 def run(
-    stream: Stream | LiveStream,
-    learner: Learner | Adapter,
+    stream: Stream | LiveStream | ReplicaStream | Streams,
+    learner: Learner | Adapter | Callable[..., Learner],
     *,
     batch_size: int = 1,
     metrics: Sequence[Metric] | None = None,
     device: torch.device | str | None = None,
+    chunk: int | None = None,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    grid: Mapping[str, Sequence[object]] | None = None,
     name: str | None = None,
     out: str | Path | None = None,
     record_every: int | None = None,
@@ -82,13 +93,20 @@ def run(
 
     Parameters
     ----------
-    stream, learner, batch_size, device
-        See :func:`driftline.play`.
+    stream, learner, batch_size, device, chunk
+        See :func:`driftline.play`. With ``seeds``, the learner is a function that makes one, ``make(seed)``; the stream
+        one that all see, a list with one for each seed, or a function that makes it from a seed; and ``chunk`` is by
+        default 1000.
     metrics : sequence of Metric, optional
-        Default: online accuracy.
+        Default: online accuracy; for regression, the online error.
     seed : int
         For what the model itself draws (dropout): the global generators are set from it while the run lasts, and put
         back afterwards.
+    seeds : sequence of int, optional
+        Run once for each of these, in lockstep: replica i equals the single run with the i-th seed, up to rounding.
+        Results are means over replicas; each replica's are in ``record["replicas"]``, its series under ``metric@i``.
+    grid : mapping of str to sequence, optional
+        Settings to vary: every combination runs with every seed, in the same lockstep; ``make(seed, **settings)``.
     name : str, optional
         Label of the run in reports; default: the learner's.
     out : path, optional
@@ -129,13 +147,31 @@ def run(
     >>> report = driftline.run(stream, StreamingLDA(), batch_size=10)
     >>> report.results["online_accuracy"] > 0.8
     True
-    """
-    from driftline.metrics.online import OnlineAccuracy
 
-    chosen = tuple(metrics) if metrics is not None else (OnlineAccuracy(),)
-    recording = Recording(play(stream, learner, batch_size=batch_size, metrics=chosen, device=device), out, until)
+    A study of three seeds and two step sizes, six runs in lockstep:
+
+    >>> import torch
+    >>> from driftline.learners import GradientLearner
+    >>> def make(seed, lr):
+    ...     model = driftline.models.mlp(stream.input_shape, 10, hidden=(32,), seed=seed)
+    ...     return GradientLearner(model, torch.optim.SGD(model.parameters(), lr=lr))
+    >>> report = driftline.run(stream, make, seeds=[0, 1, 2], grid={"lr": [0.01, 0.1]}, batch_size=10)
+    >>> [round(accuracy, 1) for accuracy in report.record["replicas"]["results"]["online_accuracy"]]
+    [0.3, 0.3, 0.3, 0.7, 0.7, 0.7]
+    """
+    about = dict(about or {})
+    if seeds is not None or grid is not None:
+        study = Study([seed] if seeds is None else seeds, grid or {})
+        stream, learner = study.stream(cast(Streams, stream)), study.learner(cast("Callable[..., Learner]", learner))
+        about["replicas"] = study.describe()
+        chunk = 1000 if chunk is None else chunk
+    player = cast("Learner | Adapter", learner)
+    played = cast("Stream | LiveStream | ReplicaStream", stream)
+    chosen = tuple(metrics) if metrics is not None else _usual(played)
+    playback = play(played, player, batch_size=batch_size, metrics=chosen, device=device, chunk=chunk or 1)
+    recording = Recording(playback, out, until)
     recording.set_intervals(record_every, checkpoint_every)
-    recording.describe(name, seed, about or {})
+    recording.describe(name, seed, about)
     with _seeded(seed, recording.playback.device):
         recording.open(resume, overwrite)
         try:
@@ -154,6 +190,16 @@ def run(
         if interrupt:
             raise KeyboardInterrupt
     return Report(recording.record, recording.series, recording.timing, None if out is None else Path(out))
+
+
+def _usual(stream: Stream | LiveStream | ReplicaStream) -> tuple[Metric, ...]:
+    if stream.classes:
+        from driftline.metrics.online import OnlineAccuracy
+
+        return (OnlineAccuracy(),)
+    from driftline.metrics.online_error import OnlineError
+
+    return (OnlineError(),)
 
 
 @contextmanager

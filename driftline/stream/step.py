@@ -9,6 +9,7 @@ from torch import Tensor
 
 from driftline.stream.batch import Batch
 from driftline.stream.live import LiveStream
+from driftline.stream.replicas import ReplicaStream
 from driftline.stream.stream import Stream
 
 if TYPE_CHECKING:
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
 class Step:
     """A batch, and what the learner said about it before learning from it.
 
+    When the runtime plays many batches between two looks, they are one batch here: every sample was still predicted
+    before it was learned from.
+
     Attributes
     ----------
     batch : Batch
         The samples and their truth.
     prediction : Tensor, shape (B, classes), optional
-        Scores; None until the learner has met the batch.
-    stream : Stream or LiveStream
+        Scores; None until the learner has met the batch. With replicas, (R, B, classes).
+    stream : Stream, LiveStream or ReplicaStream
         What is being played.
     learner : Learner or Adapter
         Who plays.
@@ -35,7 +39,11 @@ class Step:
     __slots__ = ("_metrics", "batch", "learner", "prediction", "stream")
 
     def __init__(
-        self, batch: Batch, stream: Stream | LiveStream, learner: Learner | Adapter, metrics: Sequence[Metric]
+        self,
+        batch: Batch,
+        stream: Stream | LiveStream | ReplicaStream,
+        learner: Learner | Adapter,
+        metrics: Sequence[Metric],
     ) -> None:
         self.batch = batch
         self.stream = stream
@@ -51,3 +59,27 @@ class Step:
     def metrics(self) -> dict[str, float]:
         """Return the current value of every metric; this reads from the device."""
         return {name: value for metric in self._metrics for name, value in metric.value().items()}
+
+    def replica(self, number: int) -> Step:
+        """Return the step as one of the replicas met it."""
+        return ReplicaStep(self, number)
+
+
+class ReplicaStep(Step):
+    """What one replica met; its learner is made when somebody looks at it."""
+
+    __slots__ = ("_number", "_whole")
+
+    def __init__(self, whole: Step, number: int) -> None:
+        self._whole, self._number = whole, number
+        self.batch = whole.batch.replica(number)
+        self.stream = whole.stream.replica(number) if isinstance(whole.stream, ReplicaStream) else whole.stream
+        self.prediction = None if whole.prediction is None else whole.prediction[number]
+        self._metrics = ()
+
+    @property
+    def learner(self) -> Learner | Adapter:  # type: ignore[override]
+        """The replica, as a learner of its own."""
+        whole = self._whole.learner
+        assert not hasattr(whole, "adapt")
+        return whole.replica(self._number)  # type: ignore[union-attr]

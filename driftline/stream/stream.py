@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -147,20 +147,31 @@ class Stream:
             raise ConfigError(f"positions {start}..{stop} are not in a stream of {len(self)} samples")
         return self.reader().read(start, stop)
 
-    def batches(self, batch_size: int = 1, start: int = 0, device: torch.device | str | None = None) -> Iterator[Batch]:
-        """Yield the stream from ``start`` on in batches of ``batch_size``; a batch never crosses segments."""
+    def batches(
+        self,
+        batch_size: int = 1,
+        start: int = 0,
+        device: torch.device | str | None = None,
+        until: Callable[[int], int] | None = None,
+    ) -> Iterator[Batch]:
+        """Yield the stream from ``start`` on in batches of ``batch_size``; a batch never crosses segments.
+
+        With ``until(position)``, the batches that follow each other up to the position it returns come as one.
+        """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
         reader = self.reader(batch_size, device)
         for info in self.infos():
             assert info.stop is not None
-            for position in range(info.start, info.stop, batch_size):
-                stop = min(position + batch_size, info.stop)
-                if stop <= start:
-                    continue
-                position = max(position, start)
+            position = max(info.start, start)
+            while position < info.stop:
+                whole = batch_size - (position - info.start) % batch_size
+                if until is not None:
+                    whole += max(0, until(position) - position - whole) // batch_size * batch_size
+                stop = min(position + whole, info.stop)
                 x, y = reader.read(position, stop)
                 yield Batch(x, y, position, info, 0 if y is None else stop - position)
+                position = stop
 
     def labels(self) -> Tensor | None:
         """Return the truth of every sample in order, on the CPU; None when some are unknown."""

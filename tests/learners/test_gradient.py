@@ -297,7 +297,7 @@ def test_the_description_names_every_part_and_is_json():
     parts = json.loads(json.dumps(learner.describe()))["parameters"]
     assert parts["optimizer"]["lr"] == 0.1 and parts["optimizer"]["momentum"] == 0.9
     assert parts["replay"] == {"name": "ReservoirReplay", "capacity": 20}
-    assert parts["penalties"] == parts["renewers"] == ["Scale"] and parts["loss"] == "cross_entropy"
+    assert [p["name"] for p in parts["penalties"] + parts["renewers"]] == ["Scale", "Scale"] and parts["loss"] == "cross_entropy"
     assert parts["parameters"] == 8 * 16 + 16 + 16 * 4 + 4
 
 

@@ -1,0 +1,1 @@
+"""Replicas: R independent runs in lockstep, as one learner with a leading dimension R on every tensor."""
