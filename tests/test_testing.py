@@ -85,9 +85,9 @@ def adam(parameters):
 def gradient(make_model=mlp, optimizer=sgd, replay=None, **options):
     """A factory of gradient learners; ``replay`` makes a memory."""
 
-    def make():
-        memory = None if replay is None else replay(100, seed=1)
-        return GradientLearner(seeded(make_model), optimizer, replay=memory, **options)
+    def make(seed=0):
+        memory = None if replay is None else replay(100, seed=seed)
+        return GradientLearner(seeded(make_model, seed), optimizer, replay=memory, **options)
 
     return make
 
@@ -161,7 +161,21 @@ SCENARIOS = {
     "imbalanced: long tail": (on_digits("imbalanced", kind="long_tailed"), {}),
     "permuted_inputs": (on_digits("permuted_inputs", tasks=2), {"each_once": 2}),
     "permuted_labels": (on_digits("permuted_labels", tasks=2), {"each_once": 2}),
+    "permuted_inputs: passes, compound": (
+        on_digits("permuted_inputs", tasks=2, samples=719, draw="passes", compound=True, first_identity=False),
+        {"each_once": True},
+    ),
+    "permuted_labels: replacement": (on_digits("permuted_labels", tasks=3, samples=500, draw="replacement"), {}),
     "random_labels": (on_digits("random_labels", tasks=2, samples=200, epochs=3), {}),
+    "random_labels: shuffled": (on_digits("random_labels", tasks=2, samples=200, epochs=3, labels="shuffled"), {}),
+    "slowly_changing_regression": (
+        lambda seed: scenarios.slowly_changing_regression(seed=seed, samples=3000, period=700),
+        {},
+    ),
+    "slowly_changing_regression: released": (
+        lambda seed: scenarios.slowly_changing_regression(seed=seed, samples=2000, period=500, variant="released"),
+        {},
+    ),
 }
 
 
@@ -321,7 +335,7 @@ def public(module, *bases):
 
 
 def test_every_learner_and_every_part_of_one_is_tried():
-    assert public(learners) == covered(LEARNERS)
+    assert public(learners, object) == covered(LEARNERS)
 
 
 def test_every_adapter_is_tried():

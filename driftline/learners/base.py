@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from driftline.errors import ConfigError, DataError, InputError
 from driftline.stream.dataset import check_labels, check_samples
@@ -76,7 +77,7 @@ class Learner(ABC):
         """
         axis = 0 if self.replicas is None else 1
         parts = zip(x.split(batch_size, axis), y.split(batch_size, axis))  # type: ignore[no-untyped-call]
-        return torch.cat([self.observe(*part) for part in parts], axis)
+        return joined([self.observe(*part) for part in parts], axis)
 
     def replica(self, number: int) -> Learner:
         """Return one of the replicas as a learner of its own, to be looked at (not trained).
@@ -126,6 +127,21 @@ class Learner(ABC):
                 check_labels(y, self.num_classes, f"{where}, y")
         except DataError as error:
             raise InputError(str(error)) from None
+
+
+def joined(scores: Sequence[Tensor], axis: int) -> Tensor:
+    """Return the scores of consecutive batches as one tensor; classes that come up on the way score -Inf before.
+
+    Examples
+    --------
+    >>> joined([torch.zeros(1, 1), torch.ones(1, 2)], axis=0)
+    tensor([[0., -inf],
+            [1., 1.]])
+    """
+    most = max(s.shape[-1] for s in scores)
+    if any(s.shape[-1] < most for s in scores):
+        scores = [F.pad(s, (0, most - s.shape[-1]), value=float("-inf")) for s in scores]
+    return torch.cat(list(scores), axis)
 
 
 def _together(x: Tensor, y: Tensor | None, replicas: int, where: str) -> tuple[Tensor, Tensor | None]:

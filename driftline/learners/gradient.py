@@ -255,7 +255,9 @@ class GradientLearner(Learner):
         loss = self.loss(scores, y) if self.replicas is None else over_replicas(self.loss, scores, y)
         for penalty in self._added:
             loss = loss + penalty(self.model)
-        self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         for direct in self._direct:
             direct.add_gradients(self.model)

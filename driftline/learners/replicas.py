@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def check_setting(
             f"{name} has {len(values)} values, but there are {replicas} replicas; give one for each, or one for all"
         )
     for number in values:
-        fits = isinstance(number, (int, float)) and number == number
+        fits = isinstance(number, (int, float)) and not isinstance(number, bool) and number == number
         if not fits or (low is not None and number < low) or (high is not None and number > high):
             above = "" if low is None else f" of at least {low:g}"
             below = "" if high is None else f" and at most {high:g}"
@@ -51,15 +52,19 @@ def seeds_of(seed: Seeds, replicas: int | None) -> list[int]:
     Raises
     ------
     ConfigError
-        When there are not as many seeds as replicas.
+        When there are not as many seeds as replicas, or one is no whole number.
     """
-    if isinstance(seed, int):
-        if replicas is not None and replicas != 1:
-            raise ConfigError(f"seed={seed} for {replicas} replicas: give one seed for each")
-        return [seed]
-    if len(seed) != replicas:
-        raise ConfigError(f"seed has {len(seed)} values, but replicas={replicas}; give one for each")
-    return [int(s) for s in seed]
+    many = isinstance(seed, Sequence)
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed]
+    if many and replicas is None:
+        raise ConfigError(f"seed has {len(seeds)} values, but there are no replicas; give one number, or replicas=")
+    if len(seeds) != (replicas or 1):
+        found = f"seed has {len(seeds)} values" if many else f"seed={seed}"
+        raise ConfigError(f"{found} for {replicas} replicas; give one for each")
+    for number in seeds:
+        if not isinstance(number, Integral) or isinstance(number, bool):
+            raise ConfigError(f"seed={number!r}: must be a whole number")
+    return [int(number) for number in seeds]
 
 
 def spread(value: Setting, like: Tensor) -> float | Tensor:

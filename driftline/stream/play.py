@@ -10,7 +10,7 @@ from torch import Tensor
 
 from driftline.adapters.base import Adapter
 from driftline.errors import CheckpointError, ConfigError, InputError, unknown
-from driftline.learners.base import Learner
+from driftline.learners.base import Learner, joined
 from driftline.metrics.base import Metric
 from driftline.metrics.replicas import ReplicaMetric
 from driftline.stream.batch import Batch
@@ -103,7 +103,7 @@ class Playback:
             stream = _for_replicas(stream, replicas)
             metrics = [ReplicaMetric(metric, replicas) for metric in metrics]
         elif isinstance(stream, ReplicaStream):
-            raise ConfigError("a ReplicaStream is played by a learner with replicas; see driftline.learners.in_lockstep")
+            raise ConfigError("a ReplicaStream needs a learner with replicas; see driftline.learners.in_lockstep")
         if device is not None:
             device = usable(device)
             learner = learner.to(device)
@@ -161,7 +161,7 @@ class Playback:
                 return learner.observe(batch.x, batch.y)
             return learner.observe_each(batch.x, batch.y, self.batch_size)
         parts = [self._wait(learner, batch, due, start) for start in range(0, len(batch), self.batch_size)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 0 if learner.replicas is None else 1)
+        return parts[0] if len(parts) == 1 else joined(parts, 0 if learner.replicas is None else 1)
 
     def _wait(self, learner: Learner, batch: Batch, due: Tensor | None, start: int) -> Tensor:
         """Predict one batch of a chunk, and learn from what has arrived by then."""

@@ -82,4 +82,4 @@ class ReplicaStep(Step):
         """The replica, as a learner of its own."""
         whole = self._whole.learner
         assert not hasattr(whole, "adapt")
-        return whole.replica(self._number)  # type: ignore[union-attr]
+        return whole.replica(self._number)

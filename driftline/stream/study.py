@@ -67,8 +67,8 @@ class Study:
         ConfigError
             When ``make`` is not a function of a seed (and the settings of the grid) that returns a learner.
         """
-        from driftline.learners.base import Learner
         from driftline.learners import in_lockstep
+        from driftline.learners.base import Learner
 
         if isinstance(make, Learner) or not callable(make):
             raise ConfigError(
@@ -99,7 +99,7 @@ class Study:
             if not isinstance(stream, Stream):
                 raise ConfigError(f"with seeds= every stream must be a finite one; got {type(stream).__name__}")
         if len(made) != len(self.seeds):
-            raise ConfigError(f"{len(made)} streams for {len(self.seeds)} seeds; give one for each seed, or one for all")
+            raise ConfigError(f"{len(made)} streams for {len(self.seeds)} seeds; give one for each, or one for all")
         return ReplicaStream(made * (replicas // len(made)), replicas)
 
     def describe(self) -> dict[str, object]:

@@ -6,7 +6,7 @@ Each suite raises :class:`LawBroken`, an AssertionError, so it works in any test
 from driftline.testing.adapters import ADAPTER_LAWS, check_adapter
 from driftline.testing.data import blobs
 from driftline.testing.laws import LawBroken
-from driftline.testing.learners import LEARNER_LAWS, check_learner
+from driftline.testing.learners import LEARNER_LAWS, check_learner, check_strength_zero
 from driftline.testing.measuring import Record
 from driftline.testing.metrics import METRIC_LAWS, check_metric
 from driftline.testing.scenarios import SCENARIO_LAWS, check_scenario
@@ -23,4 +23,5 @@ __all__ = [
     "check_learner",
     "check_metric",
     "check_scenario",
+    "check_strength_zero",
 ]

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import cast
 
+import torch
 from torch import Tensor
 
 from driftline.errors import ConfigError
+from driftline.learners import in_lockstep
 from driftline.learners.base import Learner
+from driftline.stream.seeds import derive_seed
 from driftline.stream.stream import Stream
 from driftline.testing.data import blobs
-from driftline.testing.laws import Law, copied, demand_close, demand_same, enforce, name_of, usable_devices
+from driftline.testing.laws import (
+    PLAY_SEED,
+    Law,
+    copied,
+    demand,
+    demand_close,
+    demand_same,
+    enforce,
+    name_of,
+    seed_torch,
+    usable_devices,
+)
 from driftline.testing.players import FEW, Case, materialise, shared_laws
 from driftline.testing.refusals import (
     Attempt,
@@ -35,7 +53,8 @@ def check_learner(
     Parameters
     ----------
     make_learner : callable
-        Makes a new learner, the same one each time (it seeds what it draws).
+        Makes a new learner, the same one each time (it seeds what it draws). One that takes a ``seed`` is asked for
+        learners of different seeds by the law on replicas.
     stream : Stream, optional
         What to learn from: the first 640 samples, over and over. Default: :func:`driftline.testing.blobs`,
         samples of 4 values in 3 classes.
@@ -79,6 +98,57 @@ def observe(learner: Learner, x: Tensor, y: Tensor) -> Tensor:
     return learner.observe(x, y)
 
 
+def check_strength_zero(
+    make_zero: Callable[[], Learner], make_base: Callable[[], Learner], stream: Stream | None = None
+) -> None:
+    """Try the law of parts: at strength zero a part is bit-identical to not having it.
+
+    Parameters
+    ----------
+    make_zero : callable
+        Makes a learner whose part does nothing by its settings.
+    make_base : callable
+        Makes the same learner without the part.
+    stream : Stream, optional
+        What to learn from. Default: :func:`driftline.testing.blobs`.
+
+    Raises
+    ------
+    LawBroken
+
+    Examples
+    --------
+    >>> import torch
+    >>> from driftline import models
+    >>> from driftline.learners import GradientLearner
+    >>> from driftline.learners.penalties import L2
+    >>> def make(penalties=()):
+    ...     model = models.mlp(4, 3, (8,))
+    ...     return GradientLearner(model, torch.optim.SGD(model.parameters(), lr=0.1), penalties=penalties)
+    >>> check_strength_zero(lambda: make([L2(0.0)]), make)
+    """
+    stream = blobs() if stream is None else stream
+    for device in usable_devices(None):
+        x, y = materialise(stream, device)
+        if y is None:
+            raise ConfigError(f"check_strength_zero: {stream.name} has no labels to learn from")
+        case = Case(make_base, observe, x, y, stream.classes, device, 0)
+
+        def law(case: Case[Learner]) -> None:
+            base = case.fresh()
+            zero = replace(case, build=make_zero).fresh()
+            for number in range(4 * FEW):
+                given, found = base.observe(*case.batch(number)), zero.observe(*case.batch(number))
+                demand_same(
+                    given, found, f"without the part, then with it at strength zero, at step {number}", "scores"
+                )
+            own, other = base.network(), zero.network()
+            if own is not None and other is not None:
+                demand_same(own.state_dict(), other.state_dict(), "without the part, then with it at zero", "model")
+
+        enforce(name_of(make_zero, device), {"strength zero is not having it": law}, case, None)
+
+
 def observe_is_predict_then_learn(case: Case[Learner]) -> None:
     """Sharing the forward pass may round scores differently, but what is learned is the same bit for bit."""
     batches = case.batches(2 * FEW)
@@ -109,10 +179,44 @@ def bad_batches_are_refused(case: Case[Learner]) -> None:
     bad_input_is_refused(case, attempts)
 
 
+def replicas_are_single_runs(case: Case[Learner]) -> None:
+    """Replica i of learners in lockstep gives what learner i gives alone, up to rounding; each has its own samples."""
+    seeds = (0, 1, 2)
+    takes_seed = "seed" in inspect.signature(case.build).parameters
+    make = cast("Callable[[int], Learner]", case.build if takes_seed else lambda seed: case.build())
+    steps = [[case.batch(2 * number + 5 * i) for i in range(len(seeds))] for number in range(2 * FEW)]
+    expected = []
+    for i, seed in enumerate(seeds):
+        seed_torch(PLAY_SEED - 1, case.device)
+        alone = make(seed).to(case.device)
+        seed_torch(derive_seed(seed, "run"), case.device)
+        expected.append([alone.observe(*batches[i]) for batches in steps] + [alone.predict(steps[0][i][0])])
+    seed_torch(PLAY_SEED - 1, case.device)
+    learners = [make(seed) for seed in seeds]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        whole = in_lockstep(learners, seeds).to(case.device)
+    for number, batches in enumerate(steps):
+        scores = whole.observe(*(torch.stack(part) for part in zip(*batches)))
+        for i in range(len(seeds)):
+            known = expected[i][number].shape[-1]
+            demand(bool((scores[i, :, known:] == -torch.inf).all()), f"replica {i} scores classes it has not met")
+            demand_close(
+                expected[i][number], scores[i, :, :known], f"replica {i} and the single run at step {number}", 1e-3
+            )
+    scores = whole.predict(torch.stack([x for x, _ in steps[0]]))
+    for i in range(len(seeds)):
+        known = expected[i][-1].shape[-1]
+        demand_close(expected[i][-1], scores[i, :, :known], f"replica {i} and the single run, asked afterwards", 1e-3)
+        shown = whole.replica(i).predict(steps[0][i][0])
+        demand_close(expected[i][-1], shown, f"the view of replica {i} and the single run, asked afterwards", 1e-3)
+
+
 LEARNER_LAWS: Mapping[str, Law[Case[Learner]]] = {
     **shared_laws(),
     "observe is predict, then learn": observe_is_predict_then_learn,
     "bad input is refused and changes nothing": bad_batches_are_refused,
     "the state of another one is refused": foreign_states_are_refused,
+    "replicas are single runs": replicas_are_single_runs,
 }
 """The laws of learners, by name."""

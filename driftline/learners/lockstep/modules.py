@@ -33,7 +33,7 @@ class Replicated(nn.Module):
             layer.register_parameter(name, view)
         for name, buffer in self.named_buffers(recurse=False):
             layer.register_buffer(name, buffer[number])
-        return layer.train(self.training)
+        return layer
 
     def extra_repr(self) -> str:
         """Return the number of replicas and the weight's shape, for ``print``."""

@@ -8,6 +8,7 @@ from typing import Self, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from driftline.errors import CheckpointError
 from driftline.learners.base import Learner, State
@@ -49,7 +50,7 @@ class SideBySide(Learner):
     def predict(self, x: Tensor) -> Tensor:
         """Return the scores (R, B, classes) of all replicas."""
         self.check(x)
-        return torch.stack([learner.predict(x[i]) for i, learner in enumerate(self._trusted())])
+        return _stack([learner.predict(x[i]) for i, learner in enumerate(self._trusted())])
 
     def learn(self, x: Tensor, y: Tensor) -> None:
         """Let each replica learn from its samples."""
@@ -61,7 +62,7 @@ class SideBySide(Learner):
     def observe(self, x: Tensor, y: Tensor) -> Tensor:
         """Let each replica observe its samples."""
         self.check(x, y)
-        return torch.stack([self._observe(i, learner, x[i], y[i]) for i, learner in enumerate(self._trusted())])
+        return _stack([self._observe(i, learner, x[i], y[i]) for i, learner in enumerate(self._trusted())])
 
     def _observe(self, number: int, learner: Learner, x: Tensor, y: Tensor) -> Tensor:
         with self._own_randomness(number):
@@ -120,3 +121,10 @@ class SideBySide(Learner):
                     done.load_state_dict(old)
                 raise
         self._random = [r.clone() for r in cast(Sequence[Tensor], state["random"])]
+
+
+def _stack(scores: Sequence[Tensor]) -> Tensor:
+    """Return all scores as one tensor; classes that a replica has not met yet score -Inf there."""
+    most = max(s.shape[-1] for s in scores)
+    padded = [F.pad(s, (0, most - s.shape[-1]), value=float("-inf")) if s.shape[-1] < most else s for s in scores]
+    return torch.stack(padded)

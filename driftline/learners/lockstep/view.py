@@ -63,7 +63,7 @@ def unstacked(model: nn.Module, number: int) -> nn.Module:
 
     def single(module: nn.Module) -> nn.Module:
         if isinstance(module, Replicated):
-            return module.single(number)
+            return module.single(number).train(module.training)
         one = copy.copy(module)
         one._modules = {name: None if m is None else single(m) for name, m in module._modules.items()}
         one.__dict__.pop("replicas", None)

@@ -87,7 +87,8 @@ def test_a_replica_is_the_single_run_with_any_model_of_known_layers(name):
 
 def test_a_convolutional_network_with_pooling_is_stepped_in_lockstep():
     whole = compare(
-        lambda i: make(i, model=lambda seed: models.convnet((1, 8, 8), 3, width=4, seed=seed)), data(4, inputs=(1, 8, 8))
+        lambda i: make(i, model=lambda seed: models.convnet((1, 8, 8), 3, width=4, seed=seed)),
+        data(4, inputs=(1, 8, 8)),
     )
     assert isinstance(whole, GradientLearner)
 
@@ -120,7 +121,10 @@ def test_any_loss_of_ones_own_works():
 @pytest.mark.parametrize(
     ("what", "build"),
     [
-        ("dropout", lambda i: make(i, model=lambda s: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)))),
+        (
+            "dropout",
+            lambda i: make(i, model=lambda s: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))),
+        ),
         ("does not know replicas", lambda i: make(i, penalties=[lambda m: m.head.weight.square().sum()])),
         ("of which replicas cannot be stacked", lambda i: make(i, model=lambda s: Odd())),
     ],
