@@ -1,0 +1,50 @@
+"""Plasticity: definitions as functions of tensors, and a metric that measures them while a stream is played."""
+
+from driftline.metrics.plasticity.metric import QUANTITIES, Plasticity
+from driftline.metrics.plasticity.ranks import (
+    approximate_rank,
+    effective_rank,
+    singular_values,
+    srank,
+    stable_rank,
+)
+from driftline.metrics.plasticity.units import (
+    active_units,
+    dead_units,
+    dormant_units,
+    rarely_active_units,
+    redo_score,
+)
+from driftline.metrics.plasticity.weights import (
+    gradient_norm,
+    matrices,
+    nonzero_share,
+    sample_plasticity,
+    total_norm,
+    update_norm,
+    weight_magnitude,
+    weight_rank,
+)
+
+__all__ = [
+    "QUANTITIES",
+    "Plasticity",
+    "active_units",
+    "approximate_rank",
+    "dead_units",
+    "dormant_units",
+    "effective_rank",
+    "gradient_norm",
+    "matrices",
+    "nonzero_share",
+    "rarely_active_units",
+    "redo_score",
+    "sample_plasticity",
+    "singular_values",
+    "srank",
+    "stable_rank",
+    "total_norm",
+    "update_norm",
+    "weight_magnitude",
+    "weight_rank",
+]
