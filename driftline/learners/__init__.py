@@ -3,13 +3,16 @@
 from driftline.learners.base import Learner
 from driftline.learners.gradient import GradientLearner
 from driftline.learners.lockstep.stack import in_lockstep
+from driftline.learners.losses import squared_error
 from driftline.learners.nearest_class_mean import NearestClassMean
+from driftline.learners.normalizer import InputNormalizer
 from driftline.learners.replay import ClassBalancedReplay, Replay, ReservoirReplay, SlidingReplay
 from driftline.learners.streaming_lda import StreamingLDA
 
 __all__ = [
     "ClassBalancedReplay",
     "GradientLearner",
+    "InputNormalizer",
     "Learner",
     "NearestClassMean",
     "Replay",
@@ -17,4 +20,5 @@ __all__ = [
     "SlidingReplay",
     "StreamingLDA",
     "in_lockstep",
+    "squared_error",
 ]

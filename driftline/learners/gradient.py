@@ -140,6 +140,11 @@ class GradientLearner(Learner):
         self._added = tuple(p for p in self.penalties if not hasattr(p, "add_gradients"))
         self._direct = tuple(cast(DirectPenalty, p) for p in self.penalties if hasattr(p, "add_gradients"))
         self._axis = 0 if self.replicas is None else 1
+        for part in (*self.penalties, *self.renewers):
+            after, place = getattr(part, "after_step", None), "penalties" if part in self.penalties else "renewers"
+            if after is not None and after != (place == "renewers"):
+                other = "renewers" if after else "penalties"
+                raise ConfigError(f"{type(part).__name__} as it was made belongs into {other}=[...], not {place}")
         self._two_modes = depends_on_mode(model)
         self._dtype: torch.dtype | None = None
         self._compiled: CompiledStep | None = None
@@ -186,9 +191,19 @@ class GradientLearner(Learner):
         if self._compiled is None:
             return super().observe_each(x, y, batch_size)
         self.check(x, y)
+        if self.normalizer is not None:
+            # What a batch is normalised by depends on earlier inputs only, so it can be done ahead.
+            batches = x.split(batch_size, self._axis)  # type: ignore[no-untyped-call]
+            x = torch.cat([self._normalise_and_note(self.normalizer, batch) for batch in batches], self._axis)
         scores = self._compiled(x, y, batch_size)
         self.position += x.shape[self._axis]
         return scores
+
+    @staticmethod
+    def _normalise_and_note(normalizer: InputNormalizer, batch: Tensor) -> Tensor:
+        normalised = normalizer(batch)
+        normalizer.update(batch)
+        return normalised
 
     def _compile(self) -> CompiledStep | None:
         from driftline.learners.native import lockstep

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from driftline.errors import CheckpointError, ConfigError, InputError
 from driftline.learners import ClassBalancedReplay, GradientLearner, ReservoirReplay
+from driftline.learners.penalties import L2
 from driftline.stream import checkpoint
 from tests.learners.states import kept, same
 
@@ -297,7 +298,9 @@ def test_the_description_names_every_part_and_is_json():
     parts = json.loads(json.dumps(learner.describe()))["parameters"]
     assert parts["optimizer"]["lr"] == 0.1 and parts["optimizer"]["momentum"] == 0.9
     assert parts["replay"] == {"name": "ReservoirReplay", "capacity": 20}
-    assert [p["name"] for p in parts["penalties"] + parts["renewers"]] == ["Scale", "Scale"] and parts["loss"] == "cross_entropy"
+    assert [p["name"] for p in parts["penalties"] + parts["renewers"]] == ["Scale", "Scale"] and parts[
+        "loss"
+    ] == "cross_entropy"
     assert parts["parameters"] == 8 * 16 + 16 + 16 * 4 + 4
 
 
@@ -311,3 +314,11 @@ def test_a_single_sample_trains_a_batch_normalised_model_by_its_running_statisti
     assert torch.equal(model[1].running_mean, mean)
     assert not torch.equal(model[0].weight, weight)
     assert model[1].training
+
+
+def test_a_pull_after_the_step_is_no_penalty_and_a_penalty_no_renewer():
+    model = network()
+    with pytest.raises(ConfigError, match="renewers="):
+        GradientLearner(model, SGD, penalties=[L2(0.1, decoupled=True)])
+    with pytest.raises(ConfigError, match="penalties="):
+        GradientLearner(model, SGD, renewers=[L2(0.1)])

@@ -135,7 +135,12 @@ class Stacker:
             return self._optimizer(cast("Sequence[Optimizer]", parts))
         if inspect.isroutine(first) or "replicas" not in inspect.signature(kind).parameters:
             raise CannotStackError(f"the {what} {getattr(first, '__name__', kind.__name__)} does not know replicas")
-        return kind(**self._merged(parts, what), replicas=self.replicas)  # type: ignore[call-arg]
+        try:
+            return kind(**self._merged(parts, what), replicas=self.replicas)  # type: ignore[call-arg]
+        except CannotStackError:
+            raise
+        except ConfigError as reason:
+            raise CannotStackError(str(reason)) from reason
 
     def _merged(self, parts: Sequence[object], what: str) -> dict[str, object]:
         """Return the constructor's arguments: those that are the same once, numbers that differ one for each."""
@@ -159,7 +164,7 @@ class Stacker:
             return first
         if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
             return list(values)
-        if callable(first) and hasattr(first, "state_dict"):
+        if not inspect.isroutine(first) and "replicas" in inspect.signature(type(first)).parameters:
             return self._part(values, what)
         raise CannotStackError(f"the {what} differs: {first!r} and others")
 

@@ -10,6 +10,9 @@ from driftline.errors import ConfigError
 from driftline.learners import GradientLearner, NearestClassMean, ReservoirReplay, SlidingReplay, in_lockstep
 from driftline.learners.lockstep.side_by_side import SideBySide
 from driftline.learners.losses import squared_error
+from driftline.learners.optimizers import UPGD
+from driftline.learners.penalties import L2Init, WassersteinRegularization
+from driftline.learners.renewers import ContinualBackprop
 from driftline.metrics import HeldOut, NearFutureAccuracy, OnlineAccuracy
 from driftline.stream.study import Study
 
@@ -264,3 +267,24 @@ def test_a_study_needs_a_function_that_makes_learners():
         driftline.run([stream] * 3, make, seeds=[0, 1])
     with pytest.raises(ConfigError, match="length"):
         driftline.run([stream, stream[:10]], make, seeds=[0, 1])
+
+
+def test_a_part_whose_setting_cannot_differ_is_stepped_one_by_one():
+    def build(i):
+        network = models.mlp(4, 3, (8,), seed=i)
+        penalty = WassersteinRegularization(network, 1e-2, refresh=10 + i)
+        return GradientLearner(network, torch.optim.SGD(network.parameters(), lr=0.1), penalties=[penalty])
+
+    with pytest.warns(RuntimeWarning, match="refresh"):
+        assert isinstance(in_lockstep([build(i) for i in range(2)]), SideBySide)
+
+
+def test_a_setting_of_a_part_may_differ_per_replica():
+    def build(i, strength, rate):
+        network = models.mlp(4, 3, (8,), seed=i)
+        renewer = ContinualBackprop(network, replacement_rate=rate, maturity=2, seed=i)
+        optimizer = UPGD(network.parameters(), lr=0.1, sigma=strength, seed=i)
+        return GradientLearner(network, optimizer, penalties=[L2Init(network, strength)], renewers=[renewer])
+
+    settings = [{"strength": s, "rate": r} for s, r in ((0.0, 0.1), (0.1, 0.05), (0.01, 0.0))]
+    assert isinstance(compare(build, data(30), settings), GradientLearner)

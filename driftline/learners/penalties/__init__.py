@@ -1,0 +1,8 @@
+"""Penalties: terms that a learner adds to its loss, or pulls that it makes after each step."""
+
+from driftline.learners.penalties.base import Penalty
+from driftline.learners.penalties.l2 import L2, L2Init
+from driftline.learners.penalties.spectral import SpectralRegularization
+from driftline.learners.penalties.wasserstein import WassersteinRegularization
+
+__all__ = ["L2", "L2Init", "Penalty", "SpectralRegularization", "WassersteinRegularization"]
