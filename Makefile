@@ -1,4 +1,5 @@
 # make demo: three learners on one stream, a table and an HTML page.   make test: the whole test suite.   make docs: API pages in site/.
+# make plasticity: six learners on slowly-changing regression, a figure and an HTML page (STEPS=1000000 for the full length).
 # Each sets up a virtual environment of its own on first use.
 
 PYTHON ?= python3
@@ -7,13 +8,16 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 RUN := $(BIN)/driftline run si_blurry --data digits --seed 1 --batch-size 10 --overwrite
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo plasticity test lint types docs clean
 
 demo: $(VENV)/.demo
 	$(RUN) --learner sgd --learner-set lr=0.2 --name "plain SGD" --out $(DEMO)/sgd
 	$(RUN) --learner er --learner-set lr=0.2 --learner-set capacity=200 --learner-set ratio=3 --name "experience replay" --out $(DEMO)/er
 	$(RUN) --learner slda --name "streaming LDA" --out $(DEMO)/slda
 	$(BIN)/driftline report $(DEMO)/sgd $(DEMO)/er $(DEMO)/slda --html $(DEMO)/report.html
+
+plasticity: $(VENV)/.demo
+	$(BIN)/python benchmarks/slowly_changing_regression.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

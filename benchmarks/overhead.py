@@ -3,7 +3,8 @@
     python benchmarks/overhead.py            # everything; about four minutes on two cores
     python benchmarks/overhead.py throughput # one part
 
-Parts: throughput, replay, near-future, position, buffer, memory, scenario, imports, and avalanche (when it is there).
+Parts: throughput, replay, near-future, position, buffer, memory, scenario, imports, avalanche (when it is there); and of
+what keeps plasticity: lockstep, parts, wide, metrics.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import part_overhead
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -292,7 +294,18 @@ def avalanche() -> None:
             )
 
 
-PARTS = (throughput, replay, near_future, position, buffer, memory, scenario, imports, avalanche)
+PARTS = (
+    throughput,
+    replay,
+    near_future,
+    position,
+    buffer,
+    memory,
+    scenario,
+    imports,
+    avalanche,
+    *part_overhead.PARTS,
+)
 
 
 def main() -> None:

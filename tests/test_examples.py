@@ -12,6 +12,9 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PRINTS = {
     "own_scenario": "near_future_accuracy",
     "live_stream": "3000 {'online_accuracy'",
+    "many_seeds": "lr 0.1   seed 2: 0.",
+    "keep_plasticity": "effective_rank",
+    "parts_alone": "online accuracy 0.",
     "own_learner": "the perceptron obeys the laws",
     "plain_loop": "in the memory:",
     "stop_and_resume": "weights equal: True\nseries equal: True",

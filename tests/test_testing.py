@@ -12,12 +12,22 @@ from driftline.adapters import Adapter, Source
 from driftline.learners import (
     ClassBalancedReplay,
     GradientLearner,
+    InputNormalizer,
     NearestClassMean,
     ReservoirReplay,
     SlidingReplay,
     StreamingLDA,
 )
-from driftline.metrics import BlindAccuracy, HeldOut, Metric, NearFutureAccuracy, OnlineAccuracy
+from driftline.learners.losses import squared_error
+from driftline.metrics import (
+    BlindAccuracy,
+    HeldOut,
+    Metric,
+    NearFutureAccuracy,
+    OnlineAccuracy,
+    OnlineError,
+    Plasticity,
+)
 from driftline.metrics.blind import BlindClassifier
 from driftline.stream import Segment, Stream
 from driftline.testing import blobs, check_adapter, check_learner, check_metric, check_scenario
@@ -82,11 +92,13 @@ def adam(parameters):
     return torch.optim.Adam(parameters, lr=1e-3)
 
 
-def gradient(make_model=mlp, optimizer=sgd, replay=None, **options):
+def gradient(make_model=mlp, optimizer=sgd, replay=None, normalizer=None, **options):
     """A factory of gradient learners; ``replay`` makes a memory."""
 
     def make(seed=0):
         memory = None if replay is None else replay(100, seed=seed)
+        if normalizer is not None:
+            options["normalizer"] = normalizer()
         return GradientLearner(seeded(make_model, seed), optimizer, replay=memory, **options)
 
     return make
@@ -111,6 +123,8 @@ LEARNERS = {
         {"stream": regression},
     ),
     "GradientLearner: a penalty": (gradient(mlp, penalties=[lambda model: model[0].weight.square().sum()]), {}),
+    "InputNormalizer": (gradient(normalizer=InputNormalizer), LONG),
+    "InputNormalizer: welford": (gradient(batch_norm, normalizer=lambda: InputNormalizer("welford")), {}),
     "ReservoirReplay": (gradient(replay=ReservoirReplay), LONG),
     "ReservoirReplay: twice": (gradient(dropout, adam, ReservoirReplay, replay_ratio=2, replay_batch=5), {}),
     "ReservoirReplay: stored only": (gradient(replay=ReservoirReplay, replay_ratio=0), {}),
@@ -229,6 +243,10 @@ def small_conv_learner():
     return GradientLearner(seeded(conv_batch_norm), adam, replay=ReservoirReplay(50))
 
 
+def regressor():
+    return gradient(lambda: nn.Linear(4, 2), sgd, loss=squared_error)()
+
+
 def truths(record):
     """Hits and labels of all samples whose truth is known, in order."""
     y = torch.cat([y for _, y, _ in record if y is not None])
@@ -239,6 +257,16 @@ def truths(record):
 def online(record):
     hits, _ = truths(record)
     return {"online_accuracy": hits.double().mean().item(), "online_accuracy_window": hits[-50:].double().mean().item()}
+
+
+def error(record):
+    gaps = torch.cat([scores.double() - y.double() for _, y, scores in record])
+    return {
+        "online_squared_error": gaps.square().mean().item(),
+        "online_absolute_error": gaps.abs().mean().item(),
+        "online_squared_error_window": gaps[-50:].square().mean().item(),
+        "online_absolute_error_window": gaps[-50:].abs().mean().item(),
+    }
 
 
 def blind(shift):
@@ -278,6 +306,13 @@ METRICS = {
     ),
     "HeldOut": (lambda: HeldOut(None), {"any_batch_size": True, "resident": False}),
     "HeldOut: digits": (lambda: HeldOut(80, compete="all", batch_size=100), {"resident": False, **DIGITS}),
+    "Plasticity": (lambda: Plasticity(50, 32), {"resident": False}),
+    "Plasticity: every step": (lambda: Plasticity(1, 1, ["sample_plasticity", "update_norm"]), {}),
+    "Plasticity: digits": (lambda: Plasticity(40, 40), {"resident": False, **DIGITS}),
+    "OnlineError": (
+        lambda: OnlineError(50),
+        {"stream": regression, "make_learner": regressor, "offline": error, "any_batch_size": True},
+    ),
     "HeldOut: live": (
         lambda: HeldOut(50, test=blobs().datasets[0].test),
         {"stream": live, "resident": False},

@@ -175,7 +175,9 @@ class Recording:
         if self.folder is not None:
             self.folder.append(points)
         if step is not None and step.prediction is not None and not self._warned:
-            self._warned = not bool(torch.isfinite(step.prediction.max(-1).values).all())
+            # Of the latest sample: a learner that has diverged does not come back.
+            latest = step.prediction.select(0 if step.batch.replicas is None else 1, -1)
+            self._warned = not bool(torch.isfinite(latest.max(-1).values).all())
             if self._warned:
                 text = f"scores are NaN or Inf at position {position}: the learner has diverged; lower its step size"
                 cast(list[str], self.record["warnings"]).append(text)

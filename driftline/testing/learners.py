@@ -138,13 +138,12 @@ def check_strength_zero(
             base = case.fresh()
             zero = replace(case, build=make_zero).fresh()
             for number in range(4 * FEW):
-                given, found = base.observe(*case.batch(number)), zero.observe(*case.batch(number))
-                demand_same(
-                    given, found, f"without the part, then with it at strength zero, at step {number}", "scores"
-                )
+                expected, scores = base.observe(*case.batch(number)), zero.observe(*case.batch(number))
+                demand_same(expected, scores, f"without the part, then with it at zero, at step {number}", "scores")
             own, other = base.network(), zero.network()
             if own is not None and other is not None:
-                demand_same(own.state_dict(), other.state_dict(), "without the part, then with it at zero", "model")
+                given, found = (dict(network.named_parameters()) for network in (own, other))
+                demand_same(given, found, "without the part, then with it at zero", "parameters")
 
         enforce(name_of(make_zero, device), {"strength zero is not having it": law}, case, None)
 
