@@ -3,8 +3,8 @@
     python benchmarks/overhead.py            # everything; about four minutes on two cores
     python benchmarks/overhead.py throughput # one part
 
-Parts: throughput, replay, near-future, position, buffer, memory, scenario, imports, avalanche (when it is there); and of
-what keeps plasticity: lockstep, parts, wide, metrics.
+Parts: throughput, replay, near-future, position, buffer, memory, scenario, imports, avalanche (when it is there); and,
+for what keeps plasticity, lockstep, parts, wide, metrics.
 """
 
 from __future__ import annotations

@@ -129,9 +129,7 @@ def lockstep(steps: int = 3000) -> None:
     def make(compiled: bool):
         def learner(seed: int) -> GradientLearner:
             model = driftline.models.mlp(20, 1, (5,), seed=seed)
-            return GradientLearner(
-                model, torch.optim.SGD(model.parameters(), lr=0.01), squared_error, compile=compiled
-            )
+            return GradientLearner(model, torch.optim.SGD(model.parameters(), lr=0.01), squared_error, compile=compiled)
 
         return learner
 

@@ -3,8 +3,8 @@
     make plasticity                   # 200 000 steps: a few minutes on two cores
     STEPS=1000000 make plasticity     # as published
 
-Backpropagation gets worse than a linear learner as its inputs keep changing; continual backprop does not (Dohare et al.,
-"Loss of plasticity in deep continual learning", Nature 2024). Writes a figure (PNG), a page (HTML) and the table.
+Backpropagation gets worse than a linear learner as its inputs keep changing; continual backprop does not (Dohare et
+al., "Loss of plasticity in deep continual learning", Nature 2024). Writes a figure (PNG), a page (HTML) and the table.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from driftline.report import Run, write_html
 
 LR = 0.01
 HIDDEN = 5
+BINS = 50
 
 
 def learner(seed: int, hidden: int = HIDDEN, optimizer=None, penalty=None, renewer=None) -> GradientLearner:
@@ -80,8 +81,8 @@ def play(steps: int, seeds: int, out: Path) -> dict[str, driftline.Report]:
             make,
             seeds=range(seeds),
             name=name,
-            metrics=[OnlineError(window=steps // 100)],
-            record_every=steps // 100,
+            metrics=[OnlineError(window=steps // BINS)],
+            record_every=steps // BINS,
             out=out / name.replace(" ", "-"),
             overwrite=True,
         )

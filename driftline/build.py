@@ -4,102 +4,59 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import nn
 
+from driftline import methods
 from driftline.adapters import Adapter, Source
 from driftline.errors import ConfigError, unknown
-from driftline.learners import (
-    ClassBalancedReplay,
-    GradientLearner,
-    Learner,
-    NearestClassMean,
-    Replay,
-    ReservoirReplay,
-    SlidingReplay,
-    StreamingLDA,
+from driftline.learners import Learner
+from driftline.metrics import (
+    BlindAccuracy,
+    HeldOut,
+    Metric,
+    NearFutureAccuracy,
+    OnlineAccuracy,
+    OnlineError,
+    Plasticity,
 )
-from driftline.metrics import BlindAccuracy, HeldOut, Metric, NearFutureAccuracy, OnlineAccuracy
 
 T = TypeVar("T")
 
-MEMORIES: dict[str, type[Replay]] = {
-    "reservoir": ReservoirReplay,
-    "class-balanced": ClassBalancedReplay,
-    "sliding": SlidingReplay,
+LEARNERS: dict[str, Callable[..., Learner]] = {
+    "sgd": methods.sgd,
+    "adam": methods.adam,
+    "er": methods.er,
+    "cbp": methods.cbp,
+    "upgd": methods.upgd,
+    "shrink-and-perturb": methods.shrink_and_perturb,
+    "perturbed": methods.perturbed,
+    "obgd": methods.obgd,
+    "weight-clipping": methods.weight_clipping,
+    "l2": methods.l2,
+    "l2-init": methods.l2_init,
+    "spectral": methods.spectral,
+    "wasserstein": methods.wasserstein,
+    "ncm": methods.ncm,
+    "slda": methods.slda,
 }
-
-
-def sgd(
-    model: nn.Module, classes: int, seed: int, lr: float = 0.05, momentum: float = 0.0, weight_decay: float = 0.0
-) -> Learner:
-    """Online stochastic gradient descent: one step per batch."""
-    return GradientLearner(
-        model, torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
-    )
-
-
-def adam(model: nn.Module, classes: int, seed: int, lr: float = 0.001, weight_decay: float = 0.0) -> Learner:
-    """Online Adam with decoupled weight decay: one step per batch."""
-    return GradientLearner(model, torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay))
-
-
-def er(
-    model: nn.Module,
-    classes: int,
-    seed: int,
-    lr: float = 0.05,
-    capacity: int = 500,
-    memory: str = "reservoir",
-    ratio: int = 1,
-    replay_batch: int | None = None,
-    optimizer: Literal["sgd", "adam"] = "sgd",
-) -> Learner:
-    """Experience replay: each step trains on the batch and as many samples of a memory."""
-    if memory not in MEMORIES:
-        raise unknown("memory", memory, MEMORIES)
-    if optimizer not in ("sgd", "adam"):
-        raise unknown("optimizer", optimizer, ("sgd", "adam"))
-    step: torch.optim.Optimizer = (
-        torch.optim.SGD(model.parameters(), lr=lr)
-        if optimizer == "sgd"
-        else torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
-    )
-    replay = MEMORIES[memory](capacity, seed=seed)
-    return GradientLearner(model, step, replay=replay, replay_ratio=ratio, replay_batch=replay_batch)
-
-
-def ncm(model: None, classes: int, seed: int) -> Learner:
-    """Nearest class mean: predicts the class whose running mean is closest; no gradient."""
-    return NearestClassMean(classes=classes)
-
-
-def slda(
-    model: None,
-    classes: int,
-    seed: int,
-    shrinkage: float = 1e-4,
-    covariance: Literal["streaming", "pooled"] = "streaming",
-) -> Learner:
-    """Streaming linear discriminant analysis: class means and a shared covariance; no gradient."""
-    return StreamingLDA(classes=classes, shrinkage=shrinkage, covariance=covariance)
-
-
-LEARNERS: dict[str, Callable[..., Learner]] = {"sgd": sgd, "adam": adam, "er": er, "ncm": ncm, "slda": slda}
+WITHOUT_MODEL = ("ncm", "slda")
 ADAPTERS: dict[str, Callable[..., Adapter]] = {"source": Source}
 METRICS: dict[str, Callable[..., Metric]] = {
     "online": OnlineAccuracy,
+    "online-error": OnlineError,
     "near-future": NearFutureAccuracy,
     "blind": BlindAccuracy,
     "held-out": HeldOut,
+    "plasticity": Plasticity,
 }
 
 
 def needs_model(learner: str) -> bool:
     """Whether a named learner is built around a model."""
-    return known(learner, LEARNERS, "learner") not in (ncm, slda)
+    known(learner, LEARNERS, "learner")
+    return learner not in WITHOUT_MODEL
 
 
 def learner(name: str, model: nn.Module | None, classes: int, seed: int = 0, **parameters: object) -> Learner:
@@ -112,16 +69,16 @@ def learner(name: str, model: nn.Module | None, classes: int, seed: int = 0, **p
     model : nn.Module, optional
         What to train; None for those of which :func:`needs_model` is false.
     classes : int
-        Number of classes of the stream.
+        Number of classes of the stream; 0: there are numbers to predict.
     seed : int
         For what the learner draws.
     **parameters
-        As the function of that name in this module takes them.
+        As the function of that name in :mod:`driftline.methods` takes them.
 
     Raises
     ------
     ConfigError
-        For an unknown name or parameter, or a bad value.
+        For an unknown name or parameter, a bad value, or a learner of classes where there are none.
 
     Examples
     --------
@@ -129,8 +86,10 @@ def learner(name: str, model: nn.Module | None, classes: int, seed: int = 0, **p
     <driftline.learners.streaming_lda.StreamingLDA object at ...>
     >>> learner("sdg", None, 10)
     Traceback (most recent call last):
-    driftline.errors.ConfigError: unknown learner 'sdg'; did you mean 'sgd'? There are: sgd, adam, er, ncm, slda
+    driftline.errors.ConfigError: unknown learner 'sdg'; did you mean 'sgd'? There are: sgd, adam, er, ...
     """
+    if not classes and not needs_model(name):
+        raise ConfigError(f"learner {name} predicts classes, and this stream has none; use sgd or another that trains")
     return call(known(name, LEARNERS, "learner"), f"learner {name}", parameters, model, classes, seed)
 
 

@@ -15,6 +15,8 @@ import typer
 from driftline.errors import ConfigError, DriftlineError, SourceError, unknown
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from driftline.stream.run import Report
 
 app = typer.Typer(
@@ -34,12 +36,17 @@ Progress = Annotated[bool | None, typer.Option(help="Show a progress bar.  [defa
 @app.command("run", help="Run a scenario: driftline run si_blurry --data digits --learner er --out runs/er")
 def run_command(
     scenario: Annotated[str, typer.Argument(help="A name that `driftline list` shows, or file.py:function.")],
-    data: Annotated[str, typer.Option(help="A dataset's name, an .npz file or a folder of images.")] = "digits",
+    data: Annotated[
+        str | None,
+        typer.Option(help="A dataset's name, an .npz or .csv file or an image folder.  [default: digits]"),
+    ] = None,
     learner: Annotated[str, typer.Option(help="Who learns.")] = "sgd",
     adapter: Annotated[str | None, typer.Option(help="Who adapts, in place of a learner; sees no labels.")] = None,
     model: Annotated[str | None, typer.Option(help="The network to train.  [default: mlp]")] = None,
     weights: Annotated[str | None, typer.Option(help="Released weights to start from, such as resnet20.")] = None,
     seed: Annotated[int, typer.Option(help="For scenario, model and learner.")] = 0,
+    seeds: Annotated[str, typer.Option(help="Run once for each of these, in lockstep, such as 0-29 or 1,4,7.")] = "",
+    grid: Annotated[list[str] | None, typer.Option(help="Learner parameter to vary, such as lr=[0.01,0.1].")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Folder for record, series and checkpoint.")] = None,
     name: Annotated[str | None, typer.Option(help="Label in reports.  [default: the learner]")] = None,
@@ -47,13 +54,21 @@ def run_command(
     learner_set: Annotated[list[str] | None, typer.Option(help="Learner or adapter parameter, key=value.")] = None,
     model_set: Annotated[list[str] | None, typer.Option(help="Model parameter, key=value.")] = None,
     data_set: Annotated[list[str] | None, typer.Option(help="Dataset parameter, key=value.")] = None,
-    metrics: Annotated[str, typer.Option(help="Names, with commas.  [default: online,near-future,held-out]")] = "",
+    metrics: Annotated[
+        str, typer.Option(help="Names, with commas.  [default: online,near-future,held-out; of numbers, online]")
+    ] = "",
     shift: Annotated[int | None, typer.Option(min=0, help="For near-future accuracy.  [default: from labels]")] = None,
-    evaluate_every: Annotated[int | None, typer.Option(min=1, help="Samples between held-out evaluations.")] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option(min=1, help="Samples between held-out evaluations, or of plasticity.")
+    ] = None,
     delay_labels: Annotated[int, typer.Option(min=0, help="Samples that labels come late.")] = 0,
     label_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of the labels that arrive.")] = 1.0,
     samples: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.")] = None,
     standardize: Annotated[bool, typer.Option(help="Zero mean and unit variance for each feature.")] = False,
+    input_range: Annotated[str, typer.Option(help="Move inputs from [0, 1] to this range, such as -1,1.")] = "",
+    compile: Annotated[
+        bool, typer.Option(help="Train through compiled steps, where learner and model allow it.")
+    ] = False,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Samples between checkpoints.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is in --out already.")] = False,
     device: Annotated[str | None, typer.Option(help="Where to run, such as cuda.")] = None,
@@ -84,6 +99,10 @@ def run_command(
         _values(data_set),
         _values(learner_set),
         _values(model_set),
+        _seeds(seeds),
+        _values(grid),  # type: ignore[arg-type]
+        _range(input_range),
+        compile,
     )
     report = plan.run(
         out, root=data_root, name=name, overwrite=overwrite, progress=progress, checkpoint_every=checkpoint_every
@@ -185,16 +204,48 @@ def _values(settings: list[str] | None) -> dict[str, object]:
     return values
 
 
+def _seeds(text: str) -> tuple[int, ...]:
+    """Read seeds such as ``0-29`` or ``1,4,7-9``."""
+    seeds: list[int] = []
+    for part in filter(None, text.replace(" ", "").split(",")):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise ConfigError(f"--seeds {text!r}: {part!r} is no seed; give such as 0-29 or 1,4,7")
+        seeds += range(int(first), int(last or first) + 1)
+    return tuple(seeds)
+
+
+def _range(text: str) -> tuple[float, float] | None:
+    """Read a range such as ``-1,1``."""
+    if not text:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--input-range {text!r}: give two numbers with a comma, such as -1,1") from None
+    return low, high
+
+
 def _show(report: Report) -> None:
-    """Print the results of one run."""
+    """Print the results of one run, or of several in lockstep."""
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    if "replicas" in report.record:
+        from driftline.report import Run, summary_table
+
+        console.print(summary_table([Run.of(report)]))
+        _say_where(console, report)
+        return
     table = Table(box=None, show_header=False, title_justify="left", title=str(report.record["name"]))
     for metric, value in report.results.items():
         table.add_row(metric, "-" if value is None else f"{value:.4f}".rstrip("0").rstrip("."))
-    console = Console()
     console.print(table)
+    _say_where(console, report)
+
+
+def _say_where(console: Console, report: Report) -> None:
     if report.path is not None:
         console.print(f"recorded in {report.path}", soft_wrap=True)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,14 +15,19 @@ from torch import nn
 from driftline import build, data, models, scenarios
 from driftline.adapters import Adapter
 from driftline.errors import ConfigError, DataError, RecordError
-from driftline.learners import Learner
-from driftline.metrics import HeldOut, Metric, NearFutureAccuracy, OnlineAccuracy
+from driftline.learners import GradientLearner, Learner
+from driftline.metrics import HeldOut, Metric, NearFutureAccuracy, OnlineAccuracy, OnlineError, Plasticity
+from driftline.stream.dataset import Dataset
 from driftline.stream.record import RunDirectory
 from driftline.stream.run import Report, run
+from driftline.stream.scenario import OwnDataScenario
 from driftline.stream.stream import Stream
 from driftline.weights import load_weights
 
 Values = Mapping[str, object]
+
+CHUNK = 1000
+"""Batches that compiled steps take at once."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,8 @@ class Plan:
     ----------
     scenario : str
         A name from :func:`driftline.scenarios.names`, or ``file.py:function``.
-    data : str
-        A name or path that :func:`driftline.load` takes.
+    data : str, optional
+        A name or path that :func:`driftline.load` takes. Default: ``digits``, unless the scenario makes its own data.
     learner : str
         A name in :data:`driftline.build.LEARNERS`; not looked at when there is an adapter.
     adapter : str, optional
@@ -43,15 +50,19 @@ class Plan:
         Start from released weights, see :func:`driftline.weights.load_weights`.
     metrics : list of str
         Names in :data:`driftline.build.METRICS`. Default: online, near-future (when a shift can be found) and held-out
-        accuracy (when there is a test split).
+        accuracy (when there is a test split); the online error where there are numbers to predict.
     seed : int
         For scenario, model and learner.
+    seeds : sequence of int
+        Run once for each of these in place of ``seed``, in lockstep; see :func:`driftline.run`.
+    grid : mapping of str to sequence
+        Learner parameters to vary: every combination runs with every seed, in the same lockstep.
     batch_size : int
         Samples per step.
     shift : int, optional
         For near-future accuracy; default: found from the labels.
     evaluate_every : int, optional
-        Samples between held-out evaluations; default: 20 times over the stream.
+        Samples between evaluations of held-out accuracy and plasticity; default: 20 times over the stream.
     delay_labels : int
         Samples that labels come late.
     label_fraction : float
@@ -60,6 +71,11 @@ class Plan:
         Stop after so many samples.
     standardize : bool
         Give the features zero mean and unit variance (of the training part).
+    input_range : (low, high), optional
+        Move inputs from [0, 1] to this range, such as (-1, 1).
+    compile : bool
+        Train through compiled steps where learner and model allow it, see :class:`driftline.learners.GradientLearner`;
+        a warning says where they do not.
     device : str, optional
         Where to run.
     scenario_parameters, data_parameters, learner_parameters, model_parameters : mapping
@@ -74,7 +90,7 @@ class Plan:
     """
 
     scenario: str
-    data: str
+    data: str | None = None
     learner: str = "sgd"
     adapter: str | None = None
     model: str | None = None
@@ -93,6 +109,10 @@ class Plan:
     data_parameters: Values = field(default_factory=dict)
     learner_parameters: Values = field(default_factory=dict)
     model_parameters: Values = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    grid: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    input_range: tuple[float, float] | None = None
+    compile: bool = False
 
     @classmethod
     def of_run(cls, path: str | Path) -> Plan:
@@ -110,12 +130,35 @@ class Plan:
         unknown = set(saved) - {f.name for f in fields(cls)}
         if unknown:
             raise RecordError(f"{path}: its plan has entries this version does not know: {', '.join(sorted(unknown))}")
-        return cls(**{**saved, "metrics": tuple(cast(list[str], saved["metrics"]))})
+        # JSON has lists only.
+        tuples = {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
+        return cls(**{**saved, **tuples})
+
+    def dataset(self, root: str | Path | None = None) -> Dataset | None:
+        """Load the data, with files under ``root``; None when the scenario makes its own.
+
+        Raises
+        ------
+        ConfigError
+            When there is data, or settings of data, for a scenario that makes its own.
+        """
+        if scenarios.get(self.scenario).needs_data:
+            settings = {"standardize": self.standardize, "input_range": self.input_range, **self.data_parameters}
+            return data.load(self.data or "digits", root, **settings)  # type: ignore[arg-type]
+        if self.data is not None or self.data_parameters or self.standardize or self.input_range is not None:
+            raise ConfigError(f"scenario {self.scenario} makes its own data; leave out data and its settings")
+        return None
 
     def stream(self, root: str | Path | None = None) -> Stream:
         """Build the stream, with data files under ``root``."""
-        dataset = data.load(self.data, root, standardize=self.standardize, **self.data_parameters)  # type: ignore[arg-type]
-        stream = scenarios.get(self.scenario)(dataset, seed=self.seed, **self.scenario_parameters)
+        return self._stream(self.dataset(root), self.seed)
+
+    def _stream(self, dataset: Dataset | None, seed: int) -> Stream:
+        script = scenarios.get(self.scenario)
+        if dataset is None:
+            stream = cast("OwnDataScenario[...]", script)(seed=seed, **self.scenario_parameters)
+        else:
+            stream = script(dataset, seed=seed, **self.scenario_parameters)
         if self.delay_labels:
             stream = stream.delay_labels(self.delay_labels)
         if self.label_fraction < 1:
@@ -125,23 +168,36 @@ class Plan:
     def player(self, stream: Stream, root: str | Path | None = None) -> Learner | Adapter:
         """Build the learner or adapter for a stream."""
         if self.adapter is not None:
-            return build.adapter(self.adapter, self._model(stream, root), **self.learner_parameters)
-        model = self._model(stream, root) if build.needs_model(self.learner) else None
+            return build.adapter(self.adapter, self._model(stream, self.seed, root), **self.learner_parameters)
+        return self._learner(stream, root, self.seed)
+
+    def _learner(self, stream: Stream, root: str | Path | None, seed: int, **settings: object) -> Learner:
+        model = self._model(stream, seed, root) if build.needs_model(self.learner) else None
         if model is None and (self.model is not None or self.weights is not None):
             raise ConfigError(f"learner {self.learner} trains no model; leave out the model")
-        return build.learner(self.learner, model, len(stream.classes), self.seed, **self.learner_parameters)
+        parameters = {**self.learner_parameters, **settings}
+        learner = build.learner(self.learner, model, len(stream.classes), seed, **parameters)
+        if self.compile:
+            if not isinstance(learner, GradientLearner):
+                raise ConfigError(f"learner {self.learner} makes no gradient steps, so there are none to compile")
+            learner.compile = True
+        return learner
 
-    def _model(self, stream: Stream, root: str | Path | None) -> nn.Module:
+    def _model(self, stream: Stream, seed: int, root: str | Path | None) -> nn.Module:
         if self.weights is not None:
             return load_weights(self.weights, root)
         name = self.model or "mlp"
-        return models.build(name, stream.input_shape, len(stream.classes), self.seed, **self.model_parameters)
+        return models.build(name, stream.input_shape, outputs(stream), seed, **self.model_parameters)
 
     def measures(self, stream: Stream) -> list[Metric]:
         """Build the metrics for a stream."""
         if self.metrics:
             return [self._metric(name, stream) for name in self.metrics]
         chosen = [self._metric("online", stream)]
+        if not stream.classes:
+            if self.shift is not None:
+                raise ConfigError(f"shift={self.shift}: near-future accuracy needs classes, and {stream.name} has none")
+            return chosen
         try:
             near_future = self._metric("near-future", stream)
             near_future.begin(stream, self.batch_size)
@@ -157,11 +213,15 @@ class Plan:
     def _metric(self, name: str, stream: Stream) -> Metric:
         window = min(1000, max(50, len(stream) // 20))
         if name == "online":
-            return OnlineAccuracy(window)
+            return OnlineAccuracy(window) if stream.classes else OnlineError(window)
+        if name == "online-error":
+            return OnlineError(window)
         if name == "near-future":
             return NearFutureAccuracy("auto" if self.shift is None else self.shift, window)
         if name == "held-out":
             return HeldOut(self.evaluate_every or max(1, len(stream) // 20))
+        if name == "plasticity":
+            return Plasticity(self.evaluate_every or max(1, len(stream) // 20))
         return build.metric(name)
 
     def run(
@@ -176,19 +236,57 @@ class Plan:
         checkpoint_every: int | None = None,
     ) -> Report:
         """Build everything and run it; parameters and errors as for :func:`driftline.run`."""
-        stream = self.stream(root)
+        dataset = self.dataset(root)
+        first = self._stream(dataset, self.seeds[0] if self.seeds else self.seed)
+        streams: Stream | Callable[[int], Stream] = first
+        player: Learner | Adapter | Callable[..., Learner]
+        if not self.seeds and not self.grid:
+            player = self.player(first, root)
+        elif self.adapter is not None:
+            raise ConfigError(f"adapter {self.adapter}: seeds and grid are for learners; run it once for each seed")
+        else:
+            streams, player = partial(self._stream, dataset), partial(self._learner, first, root)
         return run(
-            stream,
-            self.player(stream, root),
+            streams,
+            player,
             batch_size=self.batch_size,
-            metrics=self.measures(stream),
+            metrics=self.measures(first),
             device=self.device,
+            # Compiled steps come in rows.
+            chunk=CHUNK if self.compile else None,
             seed=self.seed,
+            seeds=self.seeds or None,
+            grid=self.grid or None,
             name=name or self.adapter or self.learner,
             out=out,
             checkpoint_every=checkpoint_every,
             resume=resume,
             overwrite=overwrite,
             progress=progress,
-            about={"plan": {**asdict(self), "metrics": list(self.metrics)}},
+            about={"plan": self._saved()},
         )
+
+    def _saved(self) -> dict[str, object]:
+        """Return the plan as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def outputs(stream: Stream) -> int:
+    """Return how many numbers a model must give for a stream: one for each class, or for each number to predict.
+
+    Raises
+    ------
+    ConfigError
+        When the stream has neither.
+    """
+    if stream.classes:
+        return len(stream.classes)
+    truth = stream.segments[0].recipes[0].truth
+    if truth is None:
+        raise ConfigError(
+            f"{stream.name}: its data has neither classes nor numbers to predict, so there is nothing to build a model "
+            "for; give data with labels, or weights"
+        )
+    if truth.dim() > 2:
+        raise ConfigError(f"{stream.name}: targets of shape {tuple(truth.shape[1:])}; flatten them to one dimension")
+    return math.prod(truth.shape[1:])

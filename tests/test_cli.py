@@ -79,7 +79,17 @@ def test_on_a_terminal_a_progress_bar_is_drawn_and_elsewhere_none(tmp_path):
 def test_list_names_everything_with_a_line_from_its_docstring(tmp_path):
     done = driftline("list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("si_blurry", "slda", "source", "near-future", "mlp", "digits", "Streaming linear discriminant"):
+    for word in (
+        "si_blurry",
+        "slowly_changing_regression",
+        "slda",
+        "cbp",
+        "source",
+        "near-future",
+        "mlp",
+        "digits",
+        "Streaming linear discriminant",
+    ):
         assert word in done.stdout
     only = driftline("list", "learners", cwd=tmp_path)
     assert "slda" in only.stdout
@@ -125,6 +135,49 @@ def test_the_unadapted_model_runs_as_an_adapter_with_released_weights(tmp_path):
     assert record["results"]["online_accuracy"] > 0.95  # these weights have seen all training images
 
 
+def test_numbers_in_a_csv_are_predicted_and_reported(tmp_path):
+    lines = "".join(f"{i % 7},{i % 5},{(i % 7) / 7 - (i % 5) / 10}\n" for i in range(300))
+    (tmp_path / "tides.csv").write_text(f"hour,moon,height\n{lines}")
+    done = driftline(
+        *("run", "iid", "--data", "tides.csv", "--data-set", "target=height", "--standardize", "--out", "run"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert f"{record['results']['online_squared_error']:.4f}".rstrip("0") in done.stdout
+    assert record["results"]["online_squared_error_window"] < 0.02  # the targets' variance is about 0.06
+    reported = driftline("report", "run", cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert "lower is better" in " ".join(reported.stdout.split())
+    assert "mean of (prediction - truth)^2" in reported.stdout
+
+
+def test_a_scenario_without_data_runs_for_many_seeds_and_settings_and_resumes(tmp_path):
+    done = driftline(
+        *("run", "slowly_changing_regression", "--set", "samples=400", "--set", "period=100", "--batch-size", 1),
+        *("--model-set", "hidden=[5]", "--seeds", "0-2,7", "--grid", "lr=[0.01,0.001]", "--out", "run"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sgd, lr=0.01" in done.stdout and "sgd, lr=0.001" in done.stdout and "0-2, 7" in done.stdout
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["plan"]["data"] is None and record["plan"]["seeds"] == [0, 1, 2, 7]
+    assert record["replicas"]["seeds"] == [0, 1, 2, 7] * 2
+    before = (tmp_path / "run" / "series.csv").read_bytes()
+    assert b"online_squared_error@7" in before
+    resumed = driftline("resume", "run", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (tmp_path / "run" / "series.csv").read_bytes() == before
+    assert driftline("report", "run", cwd=tmp_path).returncode == 0
+
+
+def test_inputs_are_moved_to_a_range(tmp_path):
+    done = driftline("run", "iid", "--input-range", "-1,1", "--learner", "ncm", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["scenario"]["data"] == [{"name": "digits", "input_range": [-1, 1]}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -156,6 +209,18 @@ def test_the_unadapted_model_runs_as_an_adapter_with_released_weights(tmp_path):
         (["run", "nowhere.py:floor"], "no file nowhere.py"),
         (["run", "si_blurry", "--out", "/proc/run"], "cannot write"),
         (["run", "si_blurry", "--learner", "slda", "--model", "mlp"], "trains no model"),
+        (["run", "slowly_changing_regression", "--data", "digits"], "makes its own data"),
+        (["run", "slowly_changing_regression", "--learner", "slda"], "this stream has none"),
+        (["run", "slowly_changing_regression", "--set", "sample=9"], "samples"),
+        (["run", "iid", "--data", "trump-approval", "--shift", "5"], "needs classes"),
+        (["run", "class_incremental", "--data", "trump-approval"], "this scenario needs classes"),
+        (["run", "iid", "--seeds", "1-"], "'1-' is no seed"),
+        (["run", "iid", "--seeds", "5-2"], "'5-2' is no seed"),
+        (["run", "iid", "--grid", "lr=0.1,0.2"], "give a list"),
+        (["run", "iid", "--grid", "rl=[0.1]"], "did you mean 'lr'"),
+        (["run", "iid", "--input-range", "1"], "two numbers with a comma"),
+        (["run", "iid", "--input-range", "1,0"], "the lower one first"),
+        (["run", "iid", "--standardize", "--input-range", "0,1"], "give one of them"),
         (["run"], "Missing argument"),
         (["resume", "nothing"], "no run in nothing"),
         (["report", "nothing"], "nothing"),

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from driftline.data import download, from_folder, from_npz, load, names, read_idx, tensors
+from driftline.data import download, from_csv, from_folder, from_npz, load, names, read_idx, scale, tensors
 from driftline.errors import ChecksumError, ConfigError, DataError, DriftlineError, MissingDataError
+from driftline.stream import Dataset
 from tests.golden import data_root
 
 
@@ -79,6 +80,16 @@ def test_image_segments_come_in_the_order_of_the_stream():
     for i, (features, label) in enumerate(ImageSegments().take(50)):
         assert data.classes[data.y[i]] == label
         assert data.x[i].tolist() == pytest.approx(list(features.values()), rel=1e-6)  # float32
+
+
+def test_trump_approval_has_a_number_to_predict_in_the_order_of_the_stream():
+    from river.datasets import TrumpApproval
+
+    data = load("trump-approval")
+    assert data.x.shape == (1001, 6) and data.y.shape == (1001,) and data.classes == ()
+    for i, (features, percent) in enumerate(TrumpApproval().take(50)):
+        assert data.x[i].tolist() == pytest.approx(list(features.values()), rel=1e-6)  # float32
+        assert float(data.y[i]) == pytest.approx(percent / 100, rel=1e-6)
 
 
 # Real files
@@ -183,7 +194,11 @@ def test_every_name_has_one_line_of_description():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"split": "test"}, {"standardize": True}, {"split": "test", "standardize": True}]
+    "arguments",
+    [
+        *({}, {"split": "test"}, {"standardize": True}, {"split": "test", "standardize": True}),
+        *({"input_range": [-1, 1]}, {"split": "test", "input_range": [0.5, 2]}),
+    ],
 )
 def test_source_survives_json_and_repeats_the_load(arguments):
     data = load("digits", **arguments)
@@ -195,6 +210,47 @@ def test_source_survives_json_and_repeats_the_load(arguments):
 def test_source_of_the_test_split_loads_the_test_split():
     test = load("digits").test
     assert torch.equal(load(**test.source).x, test.x)
+
+
+# Ranges
+
+
+def test_bytes_and_floats_are_moved_to_the_range_with_their_splits():
+    data = tensors(
+        torch.tensor([[0, 51, 255]], dtype=torch.uint8),
+        torch.tensor([1]),
+        classes=["a", "b"],
+        test=(torch.tensor([[255, 0, 0]], dtype=torch.uint8), torch.tensor([0])),
+    )
+    moved = scale(data, -1, 1)
+    assert moved.x.tolist() == [[-1.0, pytest.approx(-0.6), 1.0]] and moved.test.x.tolist() == [[1.0, -1.0, -1.0]]
+    assert moved.x.dtype == torch.float32 and data.x.dtype == torch.uint8
+    floats = Dataset(torch.tensor([[0.0, 1.0]]))
+    assert scale(floats, -3, 5).x.tolist() == [[-3.0, 5.0]] and floats.x.tolist() == [[0.0, 1.0]]
+
+
+def test_mnist_in_minus_one_to_one_is_what_normalize_makes_of_it():
+    root = root_with("MNIST")
+    whole, moved = load("mnist", root), load("mnist", root, input_range=(-1, 1))
+    published = (whole.x[:200].float() / 255 - 0.5) / 0.5
+    assert torch.allclose(moved.x[:200], published, atol=1e-6)  # one rounding more or less
+    assert (float(moved.x.min()), float(moved.x.max())) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"input_range": (1, -1)}, ConfigError, "the lower one first"),
+        ({"input_range": (0, float("inf"))}, ConfigError, "two finite numbers"),
+        ({"input_range": "-1,1"}, ConfigError, "input_range='-1,1': give two numbers"),
+        ({"input_range": 1}, ConfigError, "input_range=1: give two numbers"),
+        ({"input_range": (-1, 1), "standardize": True}, ConfigError, "give one of them"),
+        ({"name": "image-segments", "input_range": (-1, 1)}, DataError, "image-segments: .* to .*; use standardize"),
+    ],
+)
+def test_a_range_that_cannot_be_is_refused(given, error, message):
+    with pytest.raises(error, match=message):
+        load(**{"name": "digits", **given})
 
 
 # Damage
@@ -369,6 +425,24 @@ def test_relative_npz_is_found_under_the_root(tmp_path):
     assert data.source == {"name": "mine.npz"} and len(data) == 2
 
 
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 3)])
+def test_floating_targets_in_an_npz_are_numbers_to_predict(tmp_path, shape):
+    y = np.random.default_rng(0).random(shape)
+    np.savez(tmp_path / "tides.npz", x_train=np.zeros((6, 2)), y_train=y, x_test=np.ones((6, 2)), y_test=-y)
+    data = load(tmp_path / "tides.npz")
+    assert data.classes == data.test.classes == ()
+    assert data.y.dtype == torch.float32 and np.allclose(data.y.numpy(), y, rtol=1e-6)  # float32
+    assert torch.equal(data.test.y, -data.y)
+    standardized = load(tmp_path / "tides.npz", standardize=True)
+    assert torch.equal(standardized.y, data.y)
+
+
+def test_floating_targets_with_class_names_are_refused(tmp_path):
+    np.savez(tmp_path / "odd.npz", x=np.zeros((2, 1)), y=np.array([0.5, 1.5]))
+    with pytest.raises(DataError, match="class indices must be integers, got torch.float32"):
+        load(tmp_path / "odd.npz", classes=["low", "high"])
+
+
 def test_npz_with_x_alone_has_no_labels(tmp_path):
     np.savez(tmp_path / "unlabelled.npz", x=np.zeros((2, 1), np.uint8))
     data = from_npz(tmp_path / "unlabelled.npz")
@@ -411,6 +485,81 @@ def test_tensors_refuses_parts_that_do_not_agree():
         tensors(torch.zeros(2, 2), y, test=(torch.zeros(2, 3), y), name="mine")
     with pytest.raises(DataError, match=r"torch\.uint8"):
         tensors(torch.zeros(2, 2), y, test=(torch.zeros(2, 2, dtype=torch.uint8), y))
+
+
+# Tables in text
+
+
+def table(folder: Path, text: str, name: str = "table.csv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_csv_with_fractions_in_its_last_column_is_a_regression_table(tmp_path):
+    data = load(table(tmp_path, "a,b,height\n1,2,0.5\n3,4,7\n"))
+    assert data.name == "table" and data.classes == ()
+    assert data.x.tolist() == [[1.0, 2.0], [3.0, 4.0]] and data.y.tolist() == [0.5, 7.0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "classes", "y"),
+    [
+        (["dog", "cat", "dog"], None, ("cat", "dog"), [1, 0, 1]),
+        (["10", "9", "10"], None, ("9", "10"), [1, 0, 1]),
+        (["1.0", "0", "1"], None, ("0", "1"), [1, 0, 1]),
+        (["0.5", "1.5", "0.5"], "classes", ("0.5", "1.5"), [0, 1, 0]),
+        (["10", "9", "10"], "numbers", (), [10.0, 9.0, 10.0]),
+    ],
+)
+def test_a_column_holds_classes_or_numbers(tmp_path, cells, kind, classes, y):
+    text = "".join(f"{i},{cell}\n" for i, cell in enumerate(cells))
+    options = {} if kind is None else {"kind": kind}
+    data = load(table(tmp_path, text), **options)
+    assert data.classes == classes and data.y.tolist() == y and data.x.flatten().tolist() == [0.0, 1.0, 2.0]
+
+
+def test_columns_are_chosen_by_name_or_number_and_the_source_repeats_it(tmp_path):
+    path = table(tmp_path, "day;temperature;rain;note\n1;20.5;0.5;x\n2;21.5;0;y\n\n")
+    data = load(path, target="rain", columns=["temperature", 0], delimiter=";")
+    assert data.x.tolist() == [[20.5, 1.0], [21.5, 2.0]] and data.y.tolist() == [0.5, 0.0]
+    again = load(**json.loads(json.dumps(data.source)))
+    assert torch.equal(again.x, data.x) and torch.equal(again.y, data.y)
+    assert from_csv(path, target=-1, columns=[1], delimiter=";").classes == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "error", "message"),
+    [
+        ("", {}, DataError, "no line in it"),
+        ("a,b\n", {}, DataError, "only a line of names"),
+        ("a,b\n1,2\n3\n", {}, DataError, "line 3: 1 columns, but the first line has 2"),
+        ("a,b\n1,2\n\n3,4\n", {}, DataError, "line 3: 0 columns"),
+        ("a,b\n1,2\nx,4\n", {}, DataError, "line 3, column a: expected a number, found 'x'"),
+        ("1,2\n,4\n", {}, DataError, "line 2, column 0: expected a number, found nothing"),
+        ("a,b\n1,x\n2,\n", {}, DataError, "line 3, column b: no class"),
+        ("a,b\n1,2.5\n2,x\n", {"kind": "numbers"}, DataError, "line 3, column b: expected a number, found 'x'"),
+        ("a,b\nnan,2.5\n2,3\n", {}, DataError, "NaN or Inf in row 0"),
+        ("a,b\n1,2\n", {"target": "bb"}, ConfigError, r"unknown column in .*: 'bb'; did you mean 'b'\?"),
+        ("a,b\n1,2\n", {"target": 2}, ConfigError, "unknown column in .*: '2'"),
+        ("a,b\n1,2\n", {"columns": ["b"]}, ConfigError, r"columns=\['b'\]: give at least one column, and not"),
+        ("a\n1\n", {}, ConfigError, "give at least one column"),
+        ("a,b\n1,2\n", {"kind": "text"}, ConfigError, "kind='text'"),
+        ("a,b\n1,2\n", {"delimiter": ""}, ConfigError, "must be one character"),
+    ],
+)
+def test_an_unusable_csv_says_where_and_why(tmp_path, text, options, error, message):
+    with pytest.raises(error, match=message) as caught:
+        load(table(tmp_path, text), **options)
+    assert "table" in str(caught.value)
+
+
+def test_a_csv_that_is_missing_or_no_text_is_named(tmp_path):
+    with pytest.raises(MissingDataError, match=r"absent\.csv: no such file"):
+        load(tmp_path / "absent.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="binary.csv: not a table in text"):
+        load(tmp_path / "binary.csv")
 
 
 # Image folders

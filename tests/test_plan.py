@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import warnings
 
+import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
+from driftline import build, models
 from driftline.errors import ConfigError, DataError, RecordError
-from driftline.plan import Plan
+from driftline.learners import native, squared_error
+from driftline.plan import Plan, outputs
+from driftline.stream import Dataset, Segment, Stream
 
 
 def test_a_plan_read_back_from_its_record_gives_the_same_run(tmp_path):
@@ -72,3 +79,250 @@ def test_data_without_a_test_split_is_played_without_held_out_evaluation():
 def test_a_bad_setting_is_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         Plan("iid", "digits", **settings).run(progress=False)
+
+
+# --- numbers to predict
+
+
+def sine(tmp_path, targets=1, samples=400):
+    """A file with a smooth function of two inputs, train and test."""
+    x = np.random.default_rng(0).uniform(-1, 1, (samples, 2))
+    y = np.stack([np.sin(2 * x[:, 0] + i) + x[:, 1] for i in range(targets)], 1)
+    y = y[:, 0] if targets == 1 else y
+    half = samples // 2
+    np.savez(tmp_path / "sine.npz", x_train=x[:half], y_train=y[:half], x_test=x[half:], y_test=y[half:])
+    return str(tmp_path / "sine.npz")
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_numbers_to_predict_get_squared_error_their_metric_and_as_many_outputs(tmp_path, targets):
+    plan = Plan("iid", sine(tmp_path, targets), "sgd", batch_size=1)
+    stream = plan.stream()
+    learner = plan.player(stream)
+    assert learner.loss is squared_error
+    assert learner.model.head.out_features == outputs(stream) == targets
+    report = plan.run(progress=False)
+    assert set(report.results) == {
+        *("online_squared_error", "online_absolute_error"),
+        *("online_squared_error_window", "online_absolute_error_window"),
+    }
+    # The variance is about 0.8; the last 50 of 200 samples are predicted much better than by the mean.
+    assert report.results["online_squared_error_window"] < 0.3
+
+
+def test_classes_get_cross_entropy_and_an_output_each():
+    plan = Plan("iid", "digits", "sgd")
+    learner = plan.player(plan.stream())
+    assert learner.loss is F.cross_entropy and learner.model.head.out_features == 10
+
+
+def test_online_is_the_metric_that_fits_the_stream(tmp_path):
+    numbers = Plan("iid", sine(tmp_path), metrics=("online",)).run(progress=False)
+    classes = Plan("iid", "digits", "ncm", metrics=("online",)).run(progress=False)
+    assert "online_squared_error" in numbers.results and "online_accuracy" in classes.results
+
+
+@pytest.mark.parametrize("scenario", ["permuted_inputs", "recurring", "gradual"])
+def test_scenarios_of_inputs_play_numbers(tmp_path, scenario):
+    parameters = {} if scenario == "permuted_inputs" else {"by": "domains", "domains": "permutation"}
+    report = Plan(scenario, sine(tmp_path), scenario_parameters={"tasks": 2, **parameters}).run(progress=False)
+    assert report.results["online_squared_error"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learner": "slda"}, "learner slda predicts classes, and this stream has none"),
+        ({"learner": "ncm"}, "learner ncm predicts classes"),
+        ({"learner": "er", "learner_parameters": {"memory": "class-balanced"}}, "class-balanced' needs classes"),
+        ({"scenario": "class_incremental"}, "sine has regression targets; this scenario needs classes"),
+        ({"shift": 5}, "shift=5: near-future accuracy needs classes, and iid has none"),
+        ({"metrics": ("near-future",)}, "needs a stream with classes, and 'iid' has none"),
+        ({"metrics": ("held-out",)}, "needs a stream with classes, and 'iid' has none"),
+        ({"metrics": ("blind",)}, "needs a stream with classes, and 'iid' has none"),
+    ],
+)
+def test_what_needs_classes_says_so_of_numbers(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        Plan(**{"scenario": "iid", "data": sine(tmp_path), **settings}).run(progress=False)
+
+
+def test_the_error_of_numbers_is_refused_for_classes():
+    with pytest.raises(DataError, match="OnlineError needs numbers to predict, and 'iid' has classes"):
+        Plan("iid", "digits", metrics=("online-error",)).run(progress=False)
+
+
+def test_data_with_nothing_to_predict_and_targets_in_a_grid_are_named(tmp_path):
+    np.savez(tmp_path / "bare.npz", x=np.zeros((5, 2)))
+    with pytest.raises(ConfigError, match="iid: its data has neither classes nor numbers to predict"):
+        Plan("iid", str(tmp_path / "bare.npz")).run(progress=False)
+    grid = Stream([Segment.of(Dataset(torch.rand(4, 2), torch.rand(4, 2, 2)))], name="maps")
+    with pytest.raises(ConfigError, match=r"maps: targets of shape \(2, 2\); flatten them"):
+        outputs(grid)
+
+
+# --- scenarios that make their own data
+
+
+def test_a_scenario_that_makes_its_own_data_is_planned_without_and_repeated(tmp_path):
+    plan = Plan(
+        "slowly_changing_regression",
+        learner="cbp",
+        batch_size=1,
+        seed=3,
+        scenario_parameters={"samples": 600, "period": 200},
+        model_parameters={"hidden": [5]},
+    )
+    first = plan.run(tmp_path / "first", progress=False)
+    again = Plan.of_run(tmp_path / "first")
+    assert again == plan
+    assert again.run(progress=False).series == first.series
+    assert first.record["scenario"]["data"] == [{"name": "20 bits"}]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"data": "digits"}, {"standardize": True}, {"input_range": (-1, 1)}, {"data_parameters": {"a": 1}}]
+)
+def test_data_for_a_scenario_that_makes_its_own_is_refused(settings):
+    with pytest.raises(ConfigError, match="slowly_changing_regression makes its own data; leave out data and its"):
+        Plan("slowly_changing_regression", **settings).stream()
+
+
+# --- ranges, seeds and grids
+
+
+def test_inputs_can_be_moved_to_a_range(tmp_path):
+    plan = Plan("iid", "digits", "ncm", metrics=("online",), input_range=(-1, 1))
+    x, _ = plan.stream().read(0, 1438)
+    assert (float(x.min()), float(x.max())) == (-1.0, 1.0)
+    record = plan.run(tmp_path / "run", progress=False).record
+    assert record["scenario"]["data"] == [{"name": "digits", "input_range": [-1, 1]}]
+    assert Plan.of_run(tmp_path / "run") == plan
+
+
+STUDY = {
+    "scenario": "slowly_changing_regression",
+    "batch_size": 1,
+    "scenario_parameters": {"samples": 300, "period": 100},
+    "model_parameters": {"hidden": [5]},
+}
+
+
+def test_a_plan_for_many_seeds_gives_what_the_single_ones_give(tmp_path):
+    together = Plan(**STUDY, seeds=(4, 5, 6)).run(tmp_path / "run", progress=False)
+    each = together.record["replicas"]["results"]["online_squared_error"]
+    for seed, error in zip((4, 5, 6), each):
+        alone = Plan(**STUDY, seed=seed).run(progress=False).results["online_squared_error"]
+        assert error == pytest.approx(alone, rel=1e-3)  # rounding of batched products, 300 steps
+    assert len(set(each)) == 3
+    assert Plan.of_run(tmp_path / "run") == Plan(**STUDY, seeds=(4, 5, 6))
+
+
+def test_a_grid_varies_settings_of_the_learner_for_every_seed():
+    plan = Plan(**STUDY, seeds=(0, 1), grid={"lr": [0.001, 0.1]}, learner_parameters={"momentum": 0.5})
+    replicas = plan.run(progress=False).record["replicas"]
+    assert replicas["seeds"] == [0, 1, 0, 1]
+    assert [own["lr"] for own in replicas["settings"]] == [0.001, 0.001, 0.1, 0.1]
+    assert len(set(replicas["results"]["online_squared_error"])) == 4
+
+
+def test_a_resumed_study_is_that_of_one_never_stopped(tmp_path):
+    plan = Plan(**STUDY, seeds=(0, 1))
+    whole = plan.run(tmp_path / "whole", progress=False, checkpoint_every=100)
+    plan.run(tmp_path / "again", progress=False, checkpoint_every=100)
+    resumed = Plan.of_run(tmp_path / "again").run(tmp_path / "again", resume=True, progress=False, checkpoint_every=100)
+    assert resumed.record == whole.record and resumed.series == whole.series
+
+
+@pytest.mark.parametrize("name", [name for name in build.LEARNERS if build.needs_model(name)])
+def test_every_trained_learner_runs_for_many_seeds_as_for_one(name):
+    plan = {**STUDY, "learner": name, "scenario_parameters": {"samples": 60, "period": 20}}
+    with warnings.catch_warnings():
+        # Such as the one that says that replicas are stepped one by one.
+        warnings.simplefilter("error")
+        together = Plan(**plan, seeds=(0, 1)).run(progress=False).record["replicas"]["results"]
+    for seed in (0, 1):
+        alone = Plan(**plan, seed=seed).run(progress=False).results["online_squared_error"]
+        assert together["online_squared_error"][seed] == pytest.approx(alone, rel=1e-3)  # rounding, 60 steps
+
+
+def test_plasticity_is_measured_as_often_as_asked_for():
+    report = Plan(**STUDY, metrics=("online", "plasticity"), evaluate_every=100).run(progress=False)
+    assert 0 <= report.results["dead_units"] <= 1
+    assert report.record["protocol"]["metrics"][1]["every"] == 100
+
+
+@pytest.mark.parametrize("seeds", [(), (0, 1)])
+def test_compiled_steps_give_the_same_up_to_rounding(seeds):
+    if not native.available():
+        pytest.skip(f"no compiled steps here: {native.problem()}")
+    plain = Plan(**STUDY, seeds=seeds).run(progress=False).results
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = Plan(**STUDY, seeds=seeds, compile=True).run(progress=False).results
+    assert compiled == pytest.approx(plain, rel=1e-3)  # rounding, 300 steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"scenario": "iid", "scenario_parameters": {}, "model_parameters": {}, "learner": "ncm", "compile": True},
+            "ncm",
+        ),
+        ({"grid": {"rl": [0.1]}}, "did you mean 'lr'"),
+        ({"grid": {"lr": 0.1}}, "grid: lr=0.1; give a list"),
+        ({"seeds": (0, 1), "adapter": "source"}, "seeds and grid are for learners"),
+    ],
+)
+def test_a_bad_study_is_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Plan(**{**STUDY, **settings}).run(progress=False)
+
+
+# --- learners by name
+
+
+@pytest.mark.parametrize("name", build.LEARNERS)
+@pytest.mark.parametrize("classes", [3, 0])
+def test_every_named_learner_learns_classes_and_numbers(name, classes):
+    if not classes and not build.needs_model(name):
+        pytest.skip("predicts classes only")
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(300, 6, generator=rng)
+    y = (3 * x[:, 0]).long() if classes else 2 * x[:, 0] - x[:, 1]
+    model = models.mlp(6, classes or 1, hidden=(32,), seed=0) if build.needs_model(name) else None
+    usual = {"adam": 0.01, "obgd": 1.0}
+    parameters = {"lr": usual.get(name, 0.05)} if build.needs_model(name) else {}
+    learner = build.learner(name, model, classes, seed=1, **parameters)
+    for start in range(250):
+        learner.observe(x[start : start + 1], y[start : start + 1])
+    scores = learner.predict(x[250:])
+    if classes:
+        assert (scores.argmax(1) == y[250:]).float().mean() > 0.45
+    else:
+        assert F.mse_loss(scores[:, 0], y[250:]) < 0.5 * y.var()
+
+
+@pytest.mark.parametrize("name", [name for name in build.LEARNERS if build.needs_model(name)])
+def test_every_trained_learner_takes_a_normalizer(name):
+    learner = build.learner(name, models.mlp(4, 2, hidden=(8,)), 2, normalize=True)
+    learner.observe(torch.rand(3, 4), torch.tensor([0, 1, 0]))
+    assert learner.describe()["parameters"]["normalizer"]["name"] == "InputNormalizer"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("cbp", {"utility": "useful"}, "utility"),
+        ("cbp", {"optimizer": "sgdd"}, "did you mean 'sgd'"),
+        ("weight-clipping", {"kappa": 0.0}, "kappa"),
+        ("upgd", {"scaling": "all"}, "scaling"),
+        ("l2-init", {"strength": -1}, "strength"),
+        ("spectral", {"strength": "high"}, "should be a float"),
+        ("shrink-and-perturb", {"sigma": -0.1}, "sigma"),
+    ],
+)
+def test_a_bad_setting_of_a_learner_is_named(name, parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        build.learner(name, models.mlp(4, 2, hidden=(8,)), 2, **parameters)

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from driftline.errors import ConfigError, RecordError
 from driftline.report import Run, definitions, summary_table, write_html
-from driftline.report.figures import POINTS, colours, figures
+from driftline.report.figures import figures
 from driftline.report.runs import labels
+from driftline.report.traces import POINTS, colours
 
 HOSTILE = "<script>document.title='owned'</script><b>bold</b> & \"co\" [red]x[/red] %{x} <img src=x onerror=alert(1)>"
 SHORT = HOSTILE[:47] + "…"
@@ -86,11 +87,16 @@ def load(folder, **options):
 
 
 def shown(runs, width=300):
-    """The table as printed: a list of cells for each line."""
+    """The table as printed."""
     console = Console(width=width)
     with console.capture() as capture:
         console.print(summary_table(runs))
     return capture.get()
+
+
+def notes(runs):
+    """What is printed under the table, in one line."""
+    return " ".join(shown(runs).split())
 
 
 def rows(runs):
@@ -359,6 +365,224 @@ def test_no_runs_is_an_error(tmp_path):
         summary_table([])
     with pytest.raises(ConfigError, match="no runs"):
         write_html([], tmp_path / "x.html")
+
+
+# --- errors, lower being better
+
+
+def error_run(folder, name="sgd", **changes):
+    """A run on numbers to predict."""
+    errors = ("online_squared_error", "online_absolute_error")
+    rows = [
+        (position, metric, 900 / position)
+        for position in range(50, 1501, 50)
+        for metric in (*errors, *(f"{e}_window" for e in errors))
+    ]
+    metrics = [{"name": "OnlineError", "window": 300}]
+    folder = write_run(folder, name=name, protocol={"batch_size": 1, "seed": 0, "metrics": metrics}, **changes)
+    record = json.loads((folder / "record.json").read_text())
+    record["results"] = {"online_squared_error": 1.25, "online_absolute_error": 0.75}
+    (folder / "record.json").write_text(json.dumps(record))
+    (folder / "series.csv").write_text("position,metric,value\n" + "".join(f"{p},{m},{v!r}\n" for p, m, v in rows))
+    return folder
+
+
+def test_errors_are_not_percentages_and_lower_is_said_to_be_better(tmp_path):
+    runs = [Run.load(error_run(tmp_path / "r"))]
+    [row] = rows(runs)
+    assert (row["squared error"], row["absolute error"]) == ("1.25", "0.75")
+    assert "Errors in the targets' unit, or in its square: lower is better." in notes(runs)
+    assert "lower is better" not in notes([load(tmp_path / "s")])
+
+
+def test_errors_have_figures_from_zero_on(tmp_path):
+    squared, absolute = figures([Run.load(error_run(tmp_path / "r"))])
+    assert (squared.title, absolute.title) == ("Online squared error", "Online absolute error")
+    assert squared.metrics == ("online_squared_error_window", "online_squared_error")
+    assert squared.layout["yaxis"] == {"rangemode": "tozero"}
+    assert squared.notes[:3] == (
+        "Solid: over the most recent 300 samples.",
+        "Dotted: since the start.",
+        "Lower is better.",
+    )
+    assert [t["line"]["dash"] for t in squared.data] == ["solid", "dot"]
+
+
+def test_shares_of_units_are_percentages_and_ranks_numbers(tmp_path):
+    [row] = rows([load(tmp_path / "r", results={"dormant_units": 0.125, "effective_rank": 7.5})])
+    assert (row["dormant_units"], row["effective_rank"]) == ("12.5", "7.5")
+
+
+# --- runs in lockstep
+
+FACTORS = [0.9, 1.0, 1.1]
+
+
+def lockstep_run(folder, settings=None, seeds=(0, 1, 2), **changes):
+    """A run of several replicas: replica i of a setting has FACTORS[i] times the error."""
+    combinations = settings or [{}]
+    replicas = [(own, seed) for own in combinations for seed in seeds]
+    scale = [level * factor for level in range(1, len(combinations) + 1) for factor in FACTORS]
+    folder = error_run(folder, **changes)
+    record = json.loads((folder / "record.json").read_text())
+    record["replicas"] = {
+        "seeds": [seed for _, seed in replicas],
+        "settings": [own for own, _ in replicas],
+        "results": {m: [v * s for s in scale] for m, v in record["results"].items()},
+    }
+    record["scenario"]["seed"] = list(seeds)
+    record["results"] = {m: v * statistics.fmean(scale) for m, v in record["results"].items()}
+    (folder / "record.json").write_text(json.dumps(record))
+    lines = ["position,metric,value"]
+    for line in (folder / "series.csv").read_text().splitlines()[1:]:
+        position, metric, value = line.split(",")
+        lines.append(f"{position},{metric},{float(value) * statistics.fmean(scale)!r}")
+        lines += [f"{position},{metric}@{i},{float(value) * s!r}" for i, s in enumerate(scale)]
+    (folder / "series.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def half(values):
+    # 4.3027: the 97.5 % point of Student's t with two degrees of freedom, from a printed table.
+    return 4.3027 * statistics.stdev(values) / math.sqrt(3)
+
+
+def test_runs_in_lockstep_are_one_row_with_the_interval_of_the_mean(tmp_path):
+    runs = [Run.load(lockstep_run(tmp_path / "r"))]
+    [row] = rows(runs)
+    assert row["squared error"] == f"1.25 ± {half([1.25 * f for f in FACTORS]):.4g}"
+    assert (row["run"], row["seed"]) == ("sgd", "0-2")
+    assert "Student t" in notes(runs) and "all of them together" in notes(runs)
+
+
+def test_settings_in_lockstep_are_rows_of_their_own(tmp_path):
+    run = Run.load(lockstep_run(tmp_path / "r", [{"lr": 0.1}, {"lr": 0.01}]))
+    first, second = rows([run])
+    assert (first["run"], second["run"]) == ("sgd, lr=0.1", "sgd, lr=0.01")
+    assert first["squared error"] == f"1.25 ± {half([1.25 * f for f in FACTORS]):.4g}"
+    assert second["squared error"] == f"2.5 ± {half([2.5 * f for f in FACTORS]):.4g}"
+    assert [part.series["online_squared_error"][1][0] for part in run.parts] == pytest.approx([18, 36])
+
+
+def test_a_metric_that_is_undefined_for_one_replica_is_a_dash(tmp_path):
+    folder = lockstep_run(tmp_path / "r")
+    record = json.loads((folder / "record.json").read_text())
+    record["replicas"]["results"]["online_squared_error"][1] = record["results"]["online_squared_error"] = None
+    (folder / "record.json").write_text(json.dumps(record))
+    [row] = rows([Run.load(folder)])
+    assert row["squared error"] == "-" and "±" in row["absolute error"]
+
+
+def test_more_seeds_in_a_second_run_are_averaged_with_the_first(tmp_path):
+    seeds = ((0, 1, 2), (3, 4, 5), (3, 4, 5))
+    runs = [Run.load(lockstep_run(tmp_path / f"{i}", seeds=s)) for i, s in enumerate(seeds)]
+    table = rows(runs)
+    assert [(row["run"].split(",")[0], row["seed"]) for row in table] == [
+        *(("sgd", "0-2"), ("sgd", "3-5"), ("sgd", "3-5"), ("sgd", "6 seeds")),
+    ]
+    values = [1.25 * f for f in FACTORS] * 2
+    interval = 2.5706 * statistics.stdev(values) / math.sqrt(6)  # Student's t with five degrees of freedom
+    assert table[3]["squared error"] == f"1.25 ± {interval:.4g}"
+
+
+def test_the_mean_is_a_line_in_the_area_of_its_interval(tmp_path):
+    from plotly.graph_objects import Figure
+
+    runs = [Run.load(lockstep_run(tmp_path / "r", [{"lr": 0.1}, {"lr": 0.01}])), Run.load(error_run(tmp_path / "s"))]
+    squared = figures(runs)[0]
+    Figure({"data": squared.data, "layout": squared.layout})
+    areas = [t for t in squared.data if t.get("fill")]
+    assert [t["legendgroup"] for t in areas] == ["sgd, lr=0.1", "sgd, lr=0.01"]
+    lines = [t for t in squared.data if not t.get("fill")]
+    assert [(t["legendgroup"], t["showlegend"]) for t in lines][::2] == [
+        *(("sgd, lr=0.1", True), ("sgd, lr=0.01", True), ("sgd", True)),
+    ]
+    area, line = areas[0], lines[0]
+    n = len(line["x"])
+    assert area["x"] == line["x"] + line["x"][::-1]
+    middle = [(high + low) / 2 for high, low in zip(area["y"][:n], area["y"][n:][::-1])]
+    assert middle == pytest.approx(line["y"])
+    assert area["y"][0] - line["y"][0] == pytest.approx(half([18 * f for f in FACTORS]), rel=1e-4)  # t to five digits
+    assert any("95 % confidence interval" in note for note in squared.notes)
+    assert not any("interval" in note for note in figures(runs[1:])[0].notes)
+
+
+def test_an_area_leaves_out_what_is_not_finite_and_is_thinned(tmp_path):
+    folder = lockstep_run(tmp_path / "r")
+    lines = ["position,metric,value"]
+    for position in range(1, 5001):
+        lines += [f"{position},online_squared_error@{i},{'inf' if position > 4000 else i}" for i in range(3)]
+        lines.append(f"{position},online_squared_error,{'inf' if position > 4000 else 1.0}")
+    (folder / "series.csv").write_text("\n".join(lines) + "\n")
+    line, area = figures([Run.load(folder)])[0].data
+    assert line["y"][-1] is None
+    assert max(area["x"]) <= 4000 and len(area["x"]) <= POINTS + 2
+    assert all(math.isfinite(y) for y in area["y"])
+
+
+def test_a_study_that_was_killed_shows_the_latest_values_of_its_replicas(tmp_path):
+    folder = lockstep_run(tmp_path / "r", status="running")
+    record = json.loads((folder / "record.json").read_text())
+    del record["replicas"]["results"]
+    (folder / "record.json").write_text(json.dumps(record | {"results": {}, "definitions": {}}))
+    [row] = rows([Run.load(folder)])
+    assert row["squared error"] == f"0.6 ± {half([0.6 * f for f in FACTORS]):.4g}"
+    assert row["run"].endswith(", running")
+
+
+@pytest.mark.parametrize(
+    "replicas",
+    [
+        [1],
+        {"seeds": [0, 1], "settings": [{}]},
+        {"seeds": [0, "b"], "settings": [{}, {}]},
+        {"seeds": [0, 1], "settings": [{}, 3]},
+        {"seeds": [0, 1], "results": {"online_squared_error": [0.1]}},
+        {"seeds": [0, 1], "results": {"online_squared_error": [0.1, "low"]}},
+    ],
+)
+def test_a_record_with_malformed_replicas_is_refused(tmp_path, replicas):
+    folder = error_run(tmp_path / "r")
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(record | {"replicas": replicas}))
+    with pytest.raises(RecordError, match="the replicas are malformed"):
+        Run.load(folder)
+
+
+def test_the_page_of_a_study_has_a_row_for_each_setting_and_the_record_once(tmp_path):
+    run = Run.load(lockstep_run(tmp_path / "r", [{"lr": 0.1}, {"lr": HOSTILE}]))
+    text = write_html([run], tmp_path / "page.html").read_text()
+    page = Page(text)
+    check_harmless(page)
+    assert "Comparison of 2 runs" in text
+    assert sum(tag == "tr" for tag, _ in page.tags) == 3
+    [folded] = re.findall(r"<pre>(.*?)</pre>", text, flags=re.S)
+    assert json.loads(unescape(folded))["record"] == run.record
+
+
+def test_a_study_as_driftline_writes_it_is_read_and_reported(tmp_path):
+    import driftline
+    from driftline.plan import Plan
+
+    plan = Plan(
+        "slowly_changing_regression",
+        batch_size=1,
+        seeds=(0, 1, 2),
+        grid={"lr": [0.01, 0.001]},
+        scenario_parameters={"samples": 400, "period": 100},
+        model_parameters={"hidden": [5]},
+    )
+    report = plan.run(tmp_path / "r", progress=False)
+    read, given = Run.load(tmp_path / "r"), Run.of(report)
+    assert read.each == given.each and read.series == given.series
+    assert isinstance(report, driftline.Report)
+    table = rows([read])
+    assert table == rows([given])
+    each = report.record["replicas"]["results"]["online_squared_error"]
+    for row, values in zip(table, (each[:3], each[3:])):
+        assert row["squared error"] == f"{statistics.fmean(values):.4g} ± {half(values):.4g}"
+    assert [part.name for part in read.parts] == ["sgd, lr=0.01", "sgd, lr=0.001"]
+    assert write_html([read], tmp_path / "page.html").exists()
 
 
 # --- the figures

@@ -131,7 +131,8 @@ def from_npz(path: str | os.PathLike[str], classes: Sequence[str] = ()) -> Datas
     ----------
     path : path
         File with arrays ``x`` and ``y``, or ``x_train``, ``y_train`` and optionally ``x_test``, ``y_test``.
-        A file with ``x`` alone has no labels. Other arrays are ignored. float64 is narrowed to float32.
+        Integer y are classes, floating y of shape (N, *target) numbers to be predicted. A file with ``x`` alone has no
+        labels. Other arrays are ignored. float64 is narrowed to float32.
     classes : sequence of str, optional
         Class names, by index.
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from driftline.data import cifar, images, tables
 from driftline.data.arrays import from_npz, with_source
+from driftline.data.delimited import from_csv
 from driftline.data.files import data_root
 from driftline.data.folder import from_folder
+from driftline.data.scaling import both_ends, scale
 from driftline.errors import ConfigError
 from driftline.stream.dataset import Dataset
 
@@ -19,6 +21,7 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": images.digits,
     "image-segments": tables.image_segments,
     "phishing": tables.phishing,
+    "trump-approval": tables.trump_approval,
     "mnist": images.mnist,
     "fashion-mnist": images.fashion_mnist,
     "usps": images.usps,
@@ -47,23 +50,27 @@ def load(
     *,
     split: str = "train",
     standardize: bool = False,
+    input_range: Sequence[float] | None = None,
     **options: object,
 ) -> Dataset:
-    """Load a dataset by name, or from the path of an ``.npz`` file or of a folder of images.
+    """Load a dataset by name, or from the path of an ``.npz`` or ``.csv`` file or of a folder of images.
 
     Parameters
     ----------
     name : str or path
-        A key of :func:`names`; a path ending in ``.npz`` (see :func:`from_npz`); or a folder (see
-        :func:`from_folder`). A relative path is looked for here, then under the root.
+        A key of :func:`names`; a path ending in ``.npz`` (see :func:`from_npz`) or ``.csv`` (see :func:`from_csv`); or
+        a folder (see :func:`from_folder`). A relative path is looked for here, then under the root.
     root : path, optional
         Folder of the data files. Default: ``$DRIFTLINE_DATA``, else ``~/.cache/driftline``.
     split : str
         ``"train"`` returns the train part with the others in ``splits``; another name returns that part alone.
     standardize : bool
         Return :meth:`Dataset.standardize` of that part.
+    input_range : (low, high), optional
+        Move inputs from [0, 1] to this range, such as (-1, 1): see :func:`scale`.
     **options
-        Further arguments of the dataset: ``partial`` (cifar-10), ``classes`` (.npz), ``size`` and ``mode`` (folders).
+        Further arguments of the dataset: ``partial`` (cifar-10), ``classes`` (.npz), ``target``, ``kind``, ``columns``
+        and ``delimiter`` (.csv), ``size`` and ``mode`` (folders).
 
     Returns
     -------
@@ -78,9 +85,9 @@ def load(
     ChecksumError
         A file is cut short, damaged, or not the published one.
     DataError
-        A file's content cannot be used.
+        A file's content cannot be used, or inputs are not in [0, 1] and ``input_range`` is given.
     ConfigError
-        Unknown name, split or option.
+        Unknown name, split or option, or both ``standardize`` and ``input_range``.
 
     Examples
     --------
@@ -102,6 +109,10 @@ def load(
         if split not in data.splits:
             raise ConfigError(f"{name}: no split {split!r}; it has {', '.join(['train', *data.splits])}")
         data = data.splits[split]
+    if input_range is not None:
+        if standardize:
+            raise ConfigError(f"{name}: standardize and input_range={input_range!r}: give one of them")
+        return scale(data, *both_ends(input_range))
     return data.standardize() if standardize else data
 
 
@@ -110,14 +121,15 @@ def _reader(name: str, root: Path) -> tuple[Callable[..., Dataset], Path]:
     if name in LOADERS:
         return LOADERS[name], root
     path = Path(name).expanduser()
-    if path.suffix != ".npz" and len(path.parts) == 1 and not path.is_dir():
+    readers: dict[str, Callable[..., Dataset]] = {".npz": from_npz, ".csv": from_csv}
+    if path.suffix not in readers and len(path.parts) == 1 and not path.is_dir():
         raise ConfigError(
             f"unknown dataset {name!r}; {nearest(name)}the names are {', '.join(LOADERS)}, "
-            "or give the path of an .npz file or of a folder of images"
+            "or give the path of an .npz or .csv file or of a folder of images"
         )
     if not path.exists() and (root / path).exists():
         path = root / path
-    return (from_npz if path.suffix == ".npz" else from_folder), path
+    return readers.get(path.suffix, from_folder), path
 
 
 def nearest(name: str) -> str:

@@ -34,6 +34,18 @@ def phishing(root: Path) -> Dataset:
     return _river(Phishing(), "phishing")
 
 
+def trump_approval(root: Path) -> Dataset:
+    """A president's approval day by day from five polls, 1 001 x 6 features, regression; comes with river.
+
+    FiveThirtyEight, 2017 to 2019, in river's order. y is the share of people, 0.36 to 0.45, that their model gives.
+    """
+    from river.datasets import TrumpApproval
+
+    features, percent = zip(*TrumpApproval())  # type: ignore[no-untyped-call]
+    x = torch.tensor([list(row.values()) for row in features], dtype=torch.float32)
+    return build("trump-approval", {"train": (x, torch.tensor(percent, dtype=torch.float32) / 100)})
+
+
 def _river(rows: Iterable[tuple[dict[str, float], str | bool]], name: str) -> Dataset:
     features, labels = zip(*rows)
     classes = sorted(set(labels))

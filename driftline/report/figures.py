@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import colorsys
-import html
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from driftline.report.runs import Curve, Run, Span, labels, printable
-from driftline.report.table import is_share, title
+from driftline.report.runs import Run, Span, by_settings, labels, printable
+from driftline.report.table import ERRORS, is_share, title
+from driftline.report.traces import CUMULATIVE, NEUTRAL, area_around, colours, dashed, escaped, line, short
 
-PALETTE = (
-    *("#3f7fd6", "#e07b28", "#2f9e73", "#c2529b", "#8468d4"),
-    *("#b8941f", "#22a0b6", "#d64f4f", "#7d8f3c", "#9c6d4d"),
-)
-"""Legible on white and on black, and told apart by most colour-blind readers in this order."""
-NEUTRAL = "#8b9099"
-POINTS = 2000
-"""Points drawn of a curve; of a longer one, the lowest and highest values of short stretches."""
 NAMED_SEGMENTS = 30
 PANELS = 24
-CUMULATIVE = ("online_accuracy", "near_future_accuracy")
 WIDTH = 820
 """Pixels of plot that labels are laid out for."""
 
@@ -40,6 +30,7 @@ class Figure:
 
 def figures(runs: Sequence[Run]) -> list[Figure]:
     """Return a figure for each family of metrics that at least one run has recorded."""
+    runs = by_settings(runs)
     measured = {name: None for run in runs for name in run.series}
     near = [*_with_window("near_future_accuracy"), "blind_accuracy"]
     if "near_future_accuracy" not in measured:
@@ -47,6 +38,8 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
     online = [*_with_window("online_accuracy"), *(["blind_accuracy"] if "blind_accuracy" not in near else [])]
     families = {
         "Online accuracy": online,
+        "Online squared error": _with_window("online_squared_error"),
+        "Online absolute error": _with_window("online_absolute_error"),
         "Near-future accuracy": near,
         "Held-out accuracy": ["held_out_accuracy"],
         "Held-out accuracy by segment": [name for name in measured if name.startswith("held_out_accuracy/")],
@@ -64,15 +57,6 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
     return drawn
 
 
-def colours(count: int) -> list[str]:
-    """Return a colour for each run."""
-    more = (
-        colorsys.hls_to_rgb((0.1 + i * 0.618) % 1.0, (0.68, 0.4)[i % 2], 0.7)
-        for i in range(max(0, count - len(PALETTE)))
-    )
-    return [*PALETTE[:count], *("#" + "".join(f"{round(255 * part):02x}" for part in rgb) for rgb in more)]
-
-
 def _with_window(name: str) -> list[str]:
     return [f"{name}_window", name]
 
@@ -88,17 +72,17 @@ def _curves(heading: str, names: list[str], runs: Sequence[Run]) -> Figure:
     for run, label, colour in zip(runs, labels(runs), colours(len(runs))):
         mine = [name for name in names if name in run.series and name != "blind_accuracy"]
         for i, name in enumerate(mine):
-            trace = _trace(run, name, label, colour, show=i == 0)
+            trace = line(run, name, label, colour, show=i == 0)
             trace["line"] = {"color": colour, "dash": "dot" if i else "solid", "width": 1.5 if i else 2}
             trace["mode"] = "lines+markers" if heading == "Held-out accuracy" else "lines"
-            traces.append(trace)
+            traces += [trace, *(area_around(run, name, label, colour) if i == 0 else [])]
         if len(baselines) > 1 and [run] in baselines:
-            traces.append(_dashed(_trace(run, "blind_accuracy", label, colour, show=not mine), colour))
+            traces.append(dashed(line(run, "blind_accuracy", label, colour, show=not mine), colour))
     for owners in baselines:
         if len(owners) > 1 or len(baselines) == 1:
             of = f" of {labels(runs)[list(runs).index(owners[0])]} and {len(owners) - 1} more"
             label = "blind baseline" + (of if len(baselines) > 1 else "")
-            traces.append(_dashed(_trace(owners[0], "blind_accuracy", label, NEUTRAL, show=True), NEUTRAL))
+            traces.append(dashed(line(owners[0], "blind_accuracy", label, NEUTRAL, show=True), NEUTRAL))
     marks, (top, right), notes = _marks(runs)
     bottom = 62 + 22 * _legend_rows(traces)
     layout: dict[str, object] = {
@@ -110,11 +94,12 @@ def _curves(heading: str, names: list[str], runs: Sequence[Run]) -> Figure:
             "range": _positions(runs),
             "showgrid": False,
         },
-        "yaxis": _value_axis(all(is_share(name) for name in names)),
+        "yaxis": _value_axis(names),
         "legend": {"orientation": "h", "x": 0, "y": -56 / 330, "yanchor": "top"},
         **marks,
     }
-    return Figure(heading, (*_strokes_note(names, runs, baselines), *notes), tuple(names), traces, layout)
+    notes = [*_strokes_note(names, runs, baselines), *_band_note(traces), *notes]
+    return Figure(heading, tuple(notes), tuple(names), traces, layout)
 
 
 def _panels(heading: str, names: list[str], runs: Sequence[Run]) -> Figure:
@@ -134,15 +119,17 @@ def _panels(heading: str, names: list[str], runs: Sequence[Run]) -> Figure:
         for run, label, colour in zip(runs, labels(runs), colours(len(runs))):
             if name in run.series:
                 shown = all(trace["legendgroup"] != label for trace in traces)
-                trace = _trace(run, name, label, colour, show=shown)
-                place = {"xaxis": f"x{number}", "yaxis": f"y{number}", "mode": "lines+markers"}
-                traces.append({**trace, **place, "line": {"color": colour, "width": 1.5}, "marker": {"size": 5}})
+                trace = line(run, name, label, colour, show=shown)
+                place: dict[str, object] = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
+                look = {"mode": "lines+markers", "line": {"color": colour, "width": 1.5}, "marker": {"size": 5}}
+                traces.append({**trace, **place, **look})
+                traces += [{**area, **place} for area in area_around(run, name, label, colour)]
         segment, span = _segment_of(name, runs)
         titles.append(_title(segment, f"x{number} domain", f"y{number} domain"))
         if span:
             shades.append(_shade(span, f"x{number}", f"y{number} domain"))
         axes[f"xaxis{number}"] = {"matches": "x", "nticks": 4, "tickformat": "~s", "range": _positions(runs)}
-        axes[f"yaxis{number}"] = {**_value_axis(True), "matches": "y", "nticks": 4}
+        axes[f"yaxis{number}"] = {**_value_axis(names), "matches": "y", "nticks": 4}
     bottom = 40 + 22 * _legend_rows(traces)
     layout: dict[str, object] = {
         "height": 48 + 185 * rows + bottom,
@@ -153,36 +140,13 @@ def _panels(heading: str, names: list[str], runs: Sequence[Run]) -> Figure:
         "legend": {"orientation": "h", "x": 0, "y": -36 / (185 * rows), "yanchor": "top"},
         **axes,
     }
-    return Figure(heading, tuple(notes), tuple(names), traces, layout)
+    return Figure(heading, (*notes, *_band_note(traces)), tuple(names), traces, layout)
 
 
-def _trace(run: Run, name: str, label: str, colour: str, show: bool) -> dict[str, object]:
-    positions, values = _thin(run.series[name])
-    form = ".1%" if is_share(name) else ".4g"
-    kind = _kind(name)
-    return {
-        "type": "scatter",
-        "x": positions,
-        # Not finite: a gap.
-        "y": [value if math.isfinite(value) else None for value in values],
-        "customdata": [escaped(run.segment_at(position)) for position in positions],
-        "name": escaped(_short(label, 48)),
-        "legendgroup": label,
-        "showlegend": show,
-        "marker": {"color": colour, "size": 6},
-        "hovertemplate": f"<b>%{{fullData.name}}</b>{kind and ', ' + kind}<br>position %{{x:,d}}<br>"
-        f"segment %{{customdata}}<br>%{{y:{form}}}<extra></extra>",
-    }
-
-
-def _kind(name: str) -> str:
-    if name == "blind_accuracy":
-        return "blind baseline"
-    return "recent" if name.endswith("_window") else "since the start" if name in CUMULATIVE else ""
-
-
-def _dashed(trace: dict[str, object], colour: str) -> dict[str, object]:
-    return {**trace, "mode": "lines", "line": {"color": colour, "dash": "dash", "width": 1.5}}
+def _band_note(traces: Iterable[dict[str, object]]) -> list[str]:
+    if not any(trace.get("fill") for trace in traces):
+        return []
+    return ["Line: mean over seeds; area: 95 % confidence interval of the mean (Student t)."]
 
 
 def _baselines(runs: Sequence[Run]) -> list[list[Run]]:
@@ -202,6 +166,8 @@ def _strokes_note(names: Sequence[str], runs: Sequence[Run], baselines: Sequence
         windows = _settings("window", names[0].removesuffix("_window"), runs)
         notes.append(f"Solid: over the most recent {windows or 'samples'}.")
         notes += ["Dotted: since the start."] if len(names) > 1 and names[1] in CUMULATIVE else []
+    if names[-1] in ERRORS:
+        notes.append("Lower is better.")
     if baselines:
         whose = ", in the colour of its run or, where runs share it, grey" if len(baselines) > 1 else ""
         notes.append(f"Dashed: the blind baseline, which never sees an input{whose}.")
@@ -213,11 +179,12 @@ def _strokes_note(names: Sequence[str], runs: Sequence[Run], baselines: Sequence
 
 def _settings(key: str, family: str, runs: Iterable[Run]) -> str:
     """Return the settings of a metric as recorded in the protocols, such as ``"1,000 samples"``."""
+    kind = "OnlineError" if family in ERRORS else family.title().replace("_", "")
     found = set()
     for run in runs:
         described = run.protocol.get("metrics")
         for metric in described if isinstance(described, list) else []:
-            named = isinstance(metric, dict) and str(metric.get("name")) == family.title().replace("_", "")
+            named = isinstance(metric, dict) and str(metric.get("name")) == kind
             if named and isinstance(metric.get(key), int):
                 found.add(metric[key])
     return f"{' or '.join(f'{value:,}' for value in sorted(found))} samples" if found else ""
@@ -225,20 +192,6 @@ def _settings(key: str, family: str, runs: Iterable[Run]) -> str:
 
 def _positions(runs: Iterable[Run]) -> list[float]:
     return [0, 1.01 * max(run.position for run in runs)]
-
-
-def _thin(curve: Curve) -> Curve:
-    """Keep the lowest and the highest value of each of so many stretches: dips stay visible."""
-    positions, values = curve
-    if len(values) <= POINTS:
-        return curve
-    size = math.ceil(2 * len(values) / POINTS)
-    kept = {0, len(values) - 1}
-    for start in range(0, len(values), size):
-        stretch = range(start, min(start + size, len(values)))
-        kept |= {min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__)}
-    order = sorted(kept)
-    return [positions[i] for i in order], [values[i] for i in order]
 
 
 def _marks(runs: Sequence[Run]) -> tuple[dict[str, object], tuple[int, int], list[str]]:
@@ -257,7 +210,7 @@ def _marks(runs: Sequence[Run]) -> tuple[dict[str, object], tuple[int, int], lis
     if len(segments) > NAMED_SEGMENTS:
         notes.append(f"{len(segments):,} segments; hover for their names.")
         return {"shapes": [{**line, "opacity": 0.4, "line": {"width": 1}}]}, (30, 20), notes
-    names = [_short(name, 20) for name, _, _ in segments]
+    names = [short(name, 20) for name, _, _ in segments]
     pixel = WIDTH / max(1, _positions(runs)[1])
     flat = all(7 * len(name) < pixel * (stop - start) for name, (_, start, stop) in zip(names, segments))
     texts = []
@@ -287,7 +240,7 @@ def _segment_of(metric: str, runs: Sequence[Run]) -> tuple[str, Span | None]:
 
 def _title(text: str, xref: str, yref: str) -> dict[str, object]:
     place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "showarrow": False}
-    return {"text": escaped(_short(text, 32)), "xref": xref, "yref": yref, **place, "font": {"size": 12}}
+    return {"text": escaped(short(text, 32)), "xref": xref, "yref": yref, **place, "font": {"size": 12}}
 
 
 def _shade(span: Span, xref: str, yref: str) -> dict[str, object]:
@@ -295,19 +248,12 @@ def _shade(span: Span, xref: str, yref: str) -> dict[str, object]:
     return {"type": "rect", "xref": xref, "yref": yref, **ends, "layer": "below", "line": {"width": 0}}
 
 
-def _value_axis(share: bool) -> dict[str, object]:
-    return {"tickformat": ".0%", "range": [-0.02, 1.02]} if share else {"rangemode": "normal"}
+def _value_axis(names: Sequence[str]) -> dict[str, object]:
+    if all(is_share(name) for name in names):
+        return {"tickformat": ".0%", "range": [-0.02, 1.02]}
+    return {"rangemode": "tozero" if names[-1] in ERRORS else "normal"}
 
 
 def _legend_rows(traces: Iterable[dict[str, object]]) -> int:
     widths = [60 + 7 * len(str(trace["name"])) for trace in traces if trace["showlegend"]]
     return max(1, math.ceil(sum(widths) / WIDTH))
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def escaped(text: str) -> str:
-    """Return a text that plotly, which reads a subset of HTML, shows as it is."""
-    return html.escape(text, quote=False)

@@ -13,9 +13,10 @@ from importlib import resources
 from pathlib import Path
 
 from driftline.errors import ConfigError, RecordError
-from driftline.report.figures import Figure, colours, figures
-from driftline.report.runs import Run, labels, printable
+from driftline.report.figures import Figure, figures
+from driftline.report.runs import Run, by_settings, labels, printable
 from driftline.report.table import TIMES, definition, summarize, title
+from driftline.report.traces import colours
 
 
 def write_html(runs: Sequence[Run], path: str | Path) -> Path:
@@ -63,7 +64,8 @@ def _plotly() -> str:
     return str(get_plotlyjs()).replace("</script", "<\\/script")
 
 
-def _page(runs: Sequence[Run], plotly: str) -> str:
+def _page(recorded: Sequence[Run], plotly: str) -> str:
+    runs = by_settings(recorded)
     table = _table(runs)
     drawn = figures(runs)
     heading = f"Comparison of {len(runs)} runs" if len(runs) > 1 else runs[0].name
@@ -92,7 +94,7 @@ def _page(runs: Sequence[Run], plotly: str) -> str:
 {table}
 <noscript><p class="note">The curves need JavaScript; the numbers are in each run's series.csv.</p></noscript>
 {"".join(_figure(i, figure, runs) for i, figure in enumerate(drawn)) or '<p class="note">No curve was recorded.</p>'}
-{_records(runs)}
+{_records(recorded)}
 </main>
 <footer>Written by driftline. Click a name in a legend to hide its curves, twice to see them alone;
 drag to zoom, double-click to see everything again.</footer>

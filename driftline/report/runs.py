@@ -6,15 +6,19 @@ import bisect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from driftline.errors import RecordError
+from driftline.report import replicas
+from driftline.report.replicas import Curve
 from driftline.stream.record import FORMAT, HEADER, RunDirectory, parse_series
 
-Curve = tuple[list[int], list[float]]
+if TYPE_CHECKING:
+    from driftline.stream.run import Report
+
 Span = tuple[str, int, int]
 """Name of a segment, its first position and the one after its last."""
 
@@ -43,6 +47,8 @@ class Run:
         ``series.csv``: for each metric, the numbers of samples played and the values then (NaN: undefined).
     timing : dict
         ``timing.json``; empty when the run was killed before its first checkpoint.
+    each : dict of str to dict of int to (positions, values)
+        Of runs in lockstep: for each metric, the series of each replica. ``series`` then holds means.
 
     Examples
     --------
@@ -56,6 +62,7 @@ class Run:
     record: dict[str, object]
     series: dict[str, Curve]
     timing: dict[str, object]
+    each: dict[str, dict[int, Curve]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
@@ -74,7 +81,19 @@ class Run:
         timing = folder.read_timing()
         if not isinstance(timing, dict):
             raise RecordError(f"{path / 'timing.json'} is damaged: expected an object, found {timing!r:.40}")
-        return cls(path, record, _read_series(path / "series.csv", record["status"] == "running"), timing)
+        series, each = replicas.apart(_read_series(path / "series.csv", record["status"] == "running"))
+        return cls(path, record, series, timing, each)
+
+    @classmethod
+    def of(cls, report: Report) -> Run:
+        """Return what :func:`driftline.run` gave, as if it had been read from disk."""
+        series: dict[str, Curve] = {}
+        for position, name, value in report.series:
+            positions, values = series.setdefault(name, ([], []))
+            positions.append(position)
+            values.append(value)
+        whole, each = replicas.apart(series)
+        return cls(report.path or Path(), report.record, whole, report.timing, each)
 
     @property
     def name(self) -> str:
@@ -101,9 +120,50 @@ class Run:
         """How it was played and measured."""
         return cast(dict[str, object], self.record["protocol"])
 
+    @cached_property
+    def parts(self) -> list[Run]:
+        """The run itself; of runs in lockstep with several settings, one for each combination of these."""
+        groups = replicas.groups(self.record, self.each)
+        if len(groups) < 2:
+            return [self]
+        return [self._of_some(title, numbers) for title, numbers in groups]
+
+    def _of_some(self, title: str, numbers: list[int]) -> Run:
+        """Return some of the replicas as a run of their own."""
+        each: dict[str, dict[int, Curve]] = {}
+        for metric, curves in self.each.items():
+            if all(number in curves for number in numbers):
+                each[metric] = {i: curves[number] for i, number in enumerate(numbers)}
+        means = {metric: replicas.mean_curve(list(curves.values())) for metric, curves in each.items()}
+        return Run(self.path, replicas.of_some(self.record, title, numbers), {**means}, self.timing, each)
+
+    def values(self, metric: str) -> list[float | None]:
+        """Return the final value of a metric; of runs in lockstep, that of each replica."""
+        return list(self._of_replicas.get(metric) or [self.results.get(metric)])
+
+    @cached_property
+    def _of_replicas(self) -> dict[str, list[float | None]]:
+        if self.status != "running":
+            described = cast("dict[str, dict[str, list[float | None]]]", self.record.get("replicas") or {})
+            return described.get("results", {})
+        return {
+            metric: [values[-1] if math.isfinite(values[-1]) else None for _, values in curves.values()]
+            for metric, curves in self.each.items()
+        }
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of runs in lockstep, one for each; empty for a single run."""
+        return cast("list[int]", cast("dict[str, object]", self.record.get("replicas") or {}).get("seeds") or [])
+
     @property
     def seed(self) -> str:
-        """The stream's seed, and the run's own behind a slash where that is neither 0 nor the same."""
+        """The stream's seed, and the run's own behind a slash where that is neither 0 nor the same.
+
+        Of runs in lockstep: their seeds.
+        """
+        if self.seeds:
+            return replicas.seed_text(self.seeds)
         stream, own = self.scenario.get("seed", "-"), self.protocol.get("seed")
         return printable(f"{stream}" if own in (None, 0, stream) else f"{stream}/{own}")
 
@@ -150,6 +210,11 @@ class Run:
         """Return an entry of the timing."""
         value = self.timing.get(name)
         return float(value) if isinstance(value, (int, float)) else None
+
+
+def by_settings(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs, one for each combination of settings where several ran in lockstep."""
+    return [part for run in runs for part in run.parts]
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -203,11 +268,12 @@ def _check_record(record: object, path: Path) -> None:
         and _whole({"samples": 0, "position": 0, **scenario, **record}, "samples", "position")
         and all(v is None or isinstance(v, (int, float)) for v in record["results"].values())
         and all(isinstance(text, str) for text in record["definitions"].values())
+        and replicas.fit(record.get("replicas"))
     )
     if not fits:
         raise RecordError(
             f"{path} is no run record: in it the scenario's parameters, data, segments or samples, "
-            "the position, the results or the definitions are malformed"
+            "the position, the results, the definitions or the replicas are malformed"
         )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from driftline.errors import ConfigError
-from driftline.report.runs import Run, labels, printable
+from driftline.report.replicas import half_interval
+from driftline.report.runs import Run, by_settings, labels, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,12 +29,21 @@ TITLES: Mapping[str, str] = {
     "backward_transfer": "backward transfer",
     "forward_transfer": "forward transfer",
     "average_accuracy": "average accuracy",
+    "online_squared_error": "squared error",
+    "online_absolute_error": "absolute error",
 }
 """Heading of each known metric, in the order of the table."""
 
+ERRORS = ("online_squared_error", "online_absolute_error")
+"""Metrics in the targets' unit, or in its square; lower is better."""
+SHARES = (*("dormant_units", "dead_units", "rarely_active_units", "active_units"), "sample_plasticity")
+"""Metrics that are shares, beside those whose names say so."""
+
 TIMES: Mapping[str, tuple[str, str]] = {"wall_seconds": ("wall s", ",.1f"), "samples_per_second": ("samples/s", ",.0f")}
 
-CAPTION = "Accuracy, forgetting and transfer in %; -: not measured or undefined."
+CAPTION = "Accuracy, forgetting, transfer and other shares in %; -: not measured or undefined."
+LOWER = "Errors in the targets' unit, or in its square: lower is better."
+TOGETHER = "Times of runs in lockstep are those of all of them together; samples/s counts the stream once."
 INTERVAL = (
     "±: half of the 95 % confidence interval of the mean over seeds (Student t); - where a value is missing for a seed."
 )
@@ -42,7 +51,7 @@ INTERVAL = (
 
 @dataclass(frozen=True)
 class Row:
-    """A run, or the mean over several (``run`` is None); one text per column."""
+    """A run, or several in lockstep, or the mean over several (``run`` is None); one text per column."""
 
     run: Run | None
     cells: tuple[str, ...]
@@ -73,7 +82,8 @@ def summarize(runs: Sequence[Run]) -> Summary:
     """Put the results of runs side by side.
 
     Runs of one learner on one scenario that differ in nothing but seeds stand together, followed by their mean
-    when at least two of them are finished.
+    when at least two of them are finished. Runs in lockstep have one row for each combination of settings: the mean
+    over their seeds.
 
     Raises
     ------
@@ -82,6 +92,7 @@ def summarize(runs: Sequence[Run]) -> Summary:
     """
     if not runs:
         raise ConfigError("no runs to report on; give at least one run's folder")
+    runs = by_settings(runs)
     names = dict(zip(runs, labels(runs)))
     scenarios = dict(zip(runs, _scenarios(runs)))
     metrics = [*_metrics(runs), *(t for t in TIMES if any(run.time(t) is not None for run in runs))]
@@ -92,15 +103,22 @@ def summarize(runs: Sequence[Run]) -> Summary:
     rows: list[Row] = []
     for group in groups.values():
         for run in group:
-            values = [_shown(metric, [_value(run, metric)]) for metric in metrics]
+            values = [_shown(metric, _values(run, metric)) for metric in metrics]
             rows.append(Row(run, (_named(run, names[run]), scenarios[run], run.seed, f"{run.samples:,}", *values)))
         # The same seeds twice are one draw: counting it twice would narrow the interval.
         draws = list({_all_seeds(run): run for run in reversed(group) if run.status == "finished"}.values())
         if len(draws) > 1:
-            means = [_shown(metric, [_value(run, metric) for run in draws]) for metric in metrics]
-            head = (f"{group[0].name}, mean", scenarios[group[0]], f"{len(draws)} seeds", f"{draws[0].samples:,}")
+            means = [_shown(metric, [v for run in draws for v in _values(run, metric)]) for metric in metrics]
+            seeds = sum(len(run.seeds) or 1 for run in draws)
+            head = (f"{group[0].name}, mean", scenarios[group[0]], f"{seeds} seeds", f"{draws[0].samples:,}")
             rows.append(Row(None, (*head, *means)))
-    notes = [CAPTION, *([INTERVAL] if any(row.run is None for row in rows) else []), *_warnings(runs, names)]
+    notes = [
+        CAPTION,
+        *([LOWER] if any(metric in ERRORS for metric in metrics) else []),
+        *([INTERVAL] if any("±" in cell for row in rows for cell in row.cells[4:]) else []),
+        *([TOGETHER] if any(run.seeds for run in runs) and any(t in metrics for t in TIMES) else []),
+        *_warnings(runs, names),
+    ]
     titles = ("run", "scenario", "seed", "samples", *map(title, metrics))
     return Summary(titles, ("", "", "", "", *metrics), tuple(rows), tuple(notes))
 
@@ -112,7 +130,7 @@ def summary_table(runs: Sequence[Run]) -> Table:
     ----------
     runs : sequence of Run
         In the order of the rows; runs that differ in nothing but seeds are put together, followed by their mean
-        with a 95 % confidence interval (Student t).
+        with a 95 % confidence interval (Student t). Runs in lockstep are shown by that alone.
 
     Returns
     -------
@@ -167,8 +185,9 @@ def definition(metric: str, runs: Iterable[Run]) -> str:
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share of samples or a difference of shares, shown in percent."""
-    return (metric in TITLES and metric != "near_future_shift") or "accuracy" in metric
+    """Whether a metric is a share, or a difference of shares, shown in percent."""
+    known = metric in TITLES and metric not in ("near_future_shift", *ERRORS)
+    return known or "accuracy" in metric or metric.removesuffix("_mean") in SHARES
 
 
 def _fits(metric: str, pattern: str) -> bool:
@@ -192,8 +211,9 @@ def _ended(run: Run) -> bool:
     return run.results.get("a_last") is not None
 
 
-def _value(run: Run, metric: str) -> float | None:
-    return run.time(metric) if metric in TIMES else run.results.get(metric)
+def _values(run: Run, metric: str) -> list[float | None]:
+    """Return the value of a run, or of each of those in lockstep."""
+    return [run.time(metric)] if metric in TIMES else run.values(metric)
 
 
 def _shown(metric: str, values: Sequence[float | None]) -> str:
@@ -209,20 +229,6 @@ def _shown(metric: str, values: Sequence[float | None]) -> str:
     if len(known) == 1:
         return f"{mean:{form}}"
     return f"{mean:{form}} ± {scale * half_interval(known):{form}}"
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Return half of the 95 % confidence interval of the mean of independent values, by Student's t.
-
-    Examples
-    --------
-    >>> round(half_interval([1.0, 2.0, 3.0]), 4)
-    2.4841
-    """
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-    n = len(values)
-    return float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
 
 
 def _scenarios(runs: Sequence[Run]) -> list[str]:
@@ -249,7 +255,8 @@ def _apart_from_seeds(run: Run) -> str:
 
 
 def _all_seeds(run: Run) -> str:
-    return json.dumps([run.seed, _split_seeds(run.learner)[1], _split_seeds(run.scenario)[1]])
+    own = run.seeds or run.seed
+    return json.dumps([own, _split_seeds(run.learner)[1], _split_seeds(run.scenario)[1]])
 
 
 def _split_seeds(part: object) -> tuple[object, list[object]]:
@@ -265,7 +272,7 @@ def _named(run: Run, label: str) -> str:
     learner = printable(str(run.learner.get("name", run.name)))
     # The seed has its own column.
     name = run.name if label == f"{run.name}, seed {run.seed}" else label
-    of = "" if learner == run.name else f" ({learner})"
+    of = "" if f"{run.name}, ".startswith(f"{learner}, ") else f" ({learner})"
     return f"{name}{of}" if run.status == "finished" else f"{name}{of}, {run.status}"
 
 

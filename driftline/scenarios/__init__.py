@@ -18,6 +18,7 @@ from driftline.scenarios.permuted_labels import permuted_labels
 from driftline.scenarios.random_labels import random_labels
 from driftline.scenarios.recurring import recurring
 from driftline.scenarios.si_blurry import si_blurry
+from driftline.scenarios.slowly_changing_regression import slowly_changing_regression
 from driftline.stream.scenario import Scenario
 
 SCENARIOS: dict[str, Scenario[...]] = {
@@ -32,6 +33,7 @@ SCENARIOS: dict[str, Scenario[...]] = {
     "permuted_inputs": permuted_inputs,
     "permuted_labels": permuted_labels,
     "random_labels": random_labels,
+    "slowly_changing_regression": slowly_changing_regression,
 }
 
 
@@ -94,4 +96,5 @@ __all__ = [
     "random_labels",
     "recurring",
     "si_blurry",
+    "slowly_changing_regression",
 ]

@@ -6,15 +6,23 @@ from collections.abc import Iterator
 
 import torch
 
-from driftline.scenarios.checks import samples_per_task, whole
+from driftline.scenarios.checks import whole
 from driftline.scenarios.domain_incremental import random_permutation
+from driftline.scenarios.draws import task_samples
+from driftline.scenarios.transforms import Permute
 from driftline.stream.scenario import scenario
 from driftline.stream.segment import Segment
 
 
 @scenario
 def permuted_inputs(
-    data: Segment, rng: torch.Generator, tasks: int = 10, samples: int | None = None, first_identity: bool = True
+    data: Segment,
+    rng: torch.Generator,
+    tasks: int = 10,
+    samples: int | None = None,
+    first_identity: bool = True,
+    draw: str = "per_task",
+    compound: bool = False,
 ) -> Iterator[Segment]:
     """In each task the input values are put in another random order, the same one for all of its samples.
 
@@ -27,9 +35,14 @@ def permuted_inputs(
     tasks : int
         At least 1.
     samples : int, optional
-        Samples in each task, drawn anew without replacement for each. Default: all.
+        Samples in each task. Default: as many as there are. More than there are: in several passes.
     first_identity : bool
         Leave the inputs of the first task as they are.
+    draw : "per_task", "passes" or "replacement"
+        Which samples a task plays. "per_task": drawn from all, without replacement. "passes": a task goes on where the
+        one before it stopped in a pass over all; each pass has a new order. "replacement": each drawn from all.
+    compound : bool
+        Permute what the task before had permuted, not the original inputs. The distribution is the same.
 
     Raises
     ------
@@ -38,10 +51,17 @@ def permuted_inputs(
 
     Notes
     -----
-    Source: Goodfellow et al., *An empirical investigation of catastrophic forgetting*, 2013; Kirkpatrick et al.,
-    *Overcoming catastrophic forgetting*, PNAS 2017. Online permuted MNIST of Dohare et al., *Loss of plasticity in
-    deep continual learning*, Nature 2024, is ``tasks=800`` with all 60 000 samples; they permute the permuted
-    images again, which has the same distribution.
+    Source: Goodfellow et al., *An empirical investigation of catastrophic forgetting*, 2013. Published benchmarks, all
+    on MNIST, where [-1, 1] is ``load("mnist", input_range=(-1, 1))``:
+
+    - online permuted MNIST (Dohare et al., *Loss of plasticity in deep continual learning*, Nature 2024):
+      ``tasks=800, first_identity=False, compound=True``, inputs in [0, 1], batches of 1. Of their other rates of
+      change, ``samples=1_000_000`` repeats its pass in the same order, here in a new one.
+    - input-permuted MNIST (Elsayed & Mahmood, ICLR 2024): ``tasks=200, samples=5000, first_identity=False``, inputs in
+      [-1, 1], batches of 1.
+    - permuted MNIST of Kumar, Marklund & Van Roy (2023): ``tasks=500, samples=10_000``, inputs in [-1, 1], batches
+      of 16.
+    - Kirkpatrick et al. (PNAS 2017): ``tasks=10``, each with several epochs.
 
     Examples
     --------
@@ -51,9 +71,12 @@ def permuted_inputs(
     (1500, ['task 0', 'task 1', 'task 2'])
     """
     whole("tasks", tasks, 1)
-    size = samples_per_task(data, samples)
+    drawn = task_samples(data, rng, samples, draw)
+    before: Permute | None = None
     for i in range(tasks):
-        task = data.shuffle(rng).take(size)
+        task = next(drawn)
         if i > 0 or not first_identity:
-            task = task.transform(random_permutation(data, rng))
+            fresh = random_permutation(data, rng)
+            before = Permute(before.permutation[fresh.permutation]) if compound and before is not None else fresh
+            task = task.transform(before)
         yield task.named(f"task {i}")

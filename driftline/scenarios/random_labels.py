@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from driftline.scenarios.checks import classes_in, samples_per_task, whole
+from driftline.scenarios.checks import choice, classes_in, samples_per_task, whole
 from driftline.stream.join import concatenate
 from driftline.stream.scenario import scenario
 from driftline.stream.segment import Segment
@@ -14,7 +14,12 @@ from driftline.stream.segment import Segment
 
 @scenario
 def random_labels(
-    data: Segment, rng: torch.Generator, tasks: int = 10, samples: int | None = None, epochs: int = 20
+    data: Segment,
+    rng: torch.Generator,
+    tasks: int = 10,
+    samples: int | None = None,
+    epochs: int = 20,
+    labels: str = "drawn",
 ) -> Iterator[Segment]:
     """The same samples in every task, each with a label drawn at random for the task: a test of plasticity.
 
@@ -24,7 +29,7 @@ def random_labels(
     Parameters
     ----------
     data : Dataset
-        With at least two classes that occur, from which labels are drawn evenly.
+        With at least two classes that occur.
     rng : seed
         Of the labels, of which samples are played, and of their order.
     tasks : int
@@ -33,6 +38,9 @@ def random_labels(
         Distinct samples, drawn once for all tasks. Default: all.
     epochs : int
         Visits to each sample in a task, at least 1, each in a new order.
+    labels : "drawn" or "shuffled"
+        "drawn": evenly from the classes that occur. "shuffled": the samples trade their own labels, so that class sizes
+        stay.
 
     Raises
     ------
@@ -43,7 +51,8 @@ def random_labels(
     -----
     Source: Lyle et al., *Understanding plasticity in neural networks*, ICML 2023; random-label MNIST of Kumar, Marklund
     & Van Roy, *Maintaining plasticity in continual learning via regenerative regularization*, 2023, is
-    ``tasks=50, samples=1200, epochs=400``.
+    ``tasks=50, samples=1200, epochs=400, labels="shuffled"`` on ``load("mnist", input_range=(-1, 1))``, in batches of
+    16.
 
     Examples
     --------
@@ -55,8 +64,13 @@ def random_labels(
     classes = classes_in(data)
     whole("tasks", tasks, 1)
     whole("epochs", epochs, 1)
+    choice("labels", labels, ("drawn", "shuffled"))
     chosen = data.shuffle(rng).take(samples_per_task(data, samples))
     for i in range(tasks):
-        drawn = torch.randint(len(classes), (len(data),), generator=rng)
-        task = chosen.with_labels(classes[drawn])
+        if labels == "drawn":
+            truth = classes[torch.randint(len(classes), (len(data),), generator=rng)]
+        else:
+            truth = data.labels()
+            truth[chosen.rows] = truth[chosen.shuffle(rng).rows]
+        task = chosen.with_labels(truth)
         yield concatenate(*(task.shuffle(rng) for _ in range(epochs))).named(f"task {i}")

@@ -5,7 +5,8 @@ from driftline.stream.dataset import Dataset
 from driftline.stream.join import concatenate, interleave
 from driftline.stream.live import LiveStream, from_iterable
 from driftline.stream.recipe import NEVER, Recipe, Transform
-from driftline.stream.scenario import Scenario, scenario
+from driftline.stream.replicas import ReplicaStream
+from driftline.stream.scenario import OwnDataScenario, Scenario, scenario
 from driftline.stream.segment import Segment
 from driftline.stream.stream import Stream, concatenate_streams
 
@@ -14,7 +15,9 @@ __all__ = [
     "Batch",
     "Dataset",
     "LiveStream",
+    "OwnDataScenario",
     "Recipe",
+    "ReplicaStream",
     "Scenario",
     "Segment",
     "SegmentInfo",

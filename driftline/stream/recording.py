@@ -177,7 +177,7 @@ class Recording:
         if step is not None and step.prediction is not None and not self._warned:
             # Of the latest sample: a learner that has diverged does not come back.
             latest = step.prediction.select(0 if step.batch.replicas is None else 1, -1)
-            self._warned = not bool(torch.isfinite(latest.max(-1).values).all())
+            self._warned = not math.isfinite(float(latest.cpu().numpy().max(-1).sum()))
             if self._warned:
                 text = f"scores are NaN or Inf at position {position}: the learner has diverged; lower its step size"
                 cast(list[str], self.record["warnings"]).append(text)

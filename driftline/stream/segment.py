@@ -198,6 +198,7 @@ class Segment:
 
     def relabel(self, mapping: Tensor | Sequence[int]) -> Segment:
         """Return the segment with class c presented as class ``mapping[c]``."""
+        self._need_classes("relabel")
         mapping = torch.as_tensor(mapping, dtype=torch.long)
         if len(mapping) != self.num_classes or not set(mapping.tolist()) <= set(range(self.num_classes)):
             raise ScenarioError(f"relabel needs {self.num_classes} classes in 0..{self.num_classes - 1}")
@@ -276,7 +277,12 @@ class Segment:
 
         return concatenate(*parts).named(self.name) if parts else None
 
+    def _need_classes(self, word: str) -> None:
+        if not self.num_classes:
+            raise ScenarioError(f"{word}: {self.dataset.name} has no classes, so there are none to choose or rename")
+
     def _check_classes(self, classes: Sequence[int]) -> None:
+        self._need_classes("classes")
         bad = [c for c in classes if not 0 <= c < self.num_classes]
         if bad:
             raise ScenarioError(f"no class {bad[0]} in {self.dataset.name}; classes are 0..{self.num_classes - 1}")

@@ -32,12 +32,16 @@ CASES = {
     "imbalanced long_tailed": {"kind": "long_tailed", "imbalance": 5},
     "permuted_inputs": {"tasks": 3, "samples": 70},
     "permuted_labels": {"tasks": 3},
+    "permuted_inputs passes": {"tasks": 4, "samples": 70, "draw": "passes", "compound": True},
     "random_labels": {"tasks": 2, "samples": 30, "epochs": 3},
+    "slowly_changing_regression": {"samples": 900, "period": 250},
 }
 
 
 def build(case: str, seed: int = 0):
-    return scenarios.get(case.split()[0])(toy(samples=150), seed=seed, **CASES[case])
+    script = scenarios.get(case.split()[0])
+    data = (toy(samples=150),) if script.needs_data else ()
+    return script(*data, seed=seed, **CASES[case])
 
 
 def content(stream):
@@ -110,7 +114,20 @@ def test_scenarios_of_classes_refuse_regression_targets_and_a_single_class(name)
         scenarios.get(name)(blank)
 
 
-@pytest.mark.parametrize("name", ["iid", "permuted_inputs", "domain_incremental"])
-def test_scenarios_of_inputs_need_no_classes(name):
-    data = Dataset(torch.rand(20, 1, 4, 4), torch.rand(20, 1))
-    assert len(scenarios.get(name)(data)) >= 20
+OF_CLASSES_BY_DEFAULT = {"gradual": {"by": "domains"}, "recurring": {"by": "domains"}}
+
+
+@pytest.mark.parametrize("name", ["iid", "permuted_inputs", "domain_incremental", *OF_CLASSES_BY_DEFAULT])
+@pytest.mark.parametrize("target", [(), (1,), (3,)])
+def test_scenarios_of_inputs_play_regression_targets_with_their_samples(name, target):
+    data = Dataset(torch.rand(20, 1, 4, 4), torch.rand(20, *target))
+    stream = scenarios.get(name)(data, **OF_CLASSES_BY_DEFAULT.get(name, {}))
+    _, y = content(stream)
+    assert y.shape == (len(stream), *target) and y.dtype == torch.float32
+    assert torch.equal(y, data.y[torch.tensor(rows(stream))])
+
+
+@pytest.mark.parametrize("name", ["class_incremental", "imbalanced", "gradual", "recurring"])
+def test_scenarios_that_need_classes_say_so_of_regression_targets(name):
+    with pytest.raises(ScenarioError, match="weights has regression targets; this scenario needs classes"):
+        scenarios.get(name)(Dataset(torch.rand(20, 1, 4, 4), torch.rand(20), name="weights"))

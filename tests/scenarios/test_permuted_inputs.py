@@ -35,8 +35,32 @@ def test_samples_are_drawn_anew_for_each_task_without_repeats():
     assert len(set(subsets)) == 3
 
 
+@pytest.mark.parametrize("compound", [False, True])
+def test_a_permutation_is_applied_to_the_permuted_inputs_only_when_asked(compound):
+    stream = permuted_inputs(toy(), seed=3, tasks=3, first_identity=False, compound=compound)
+    fresh = permuted_inputs(toy(), seed=3, tasks=3, first_identity=False)
+    orders, drawn = ([s.recipes[0].transforms[0].function.permutation for s in t.segments] for t in (stream, fresh))
+    x = torch.arange(16)
+    shown = x
+    for order, new in zip(orders, drawn):
+        shown = (shown if compound else x)[new]
+        assert torch.equal(x[order], shown)
+
+
+def test_a_task_longer_than_the_data_is_played_in_several_passes():
+    [segment] = permuted_inputs(toy(), tasks=1, samples=130).segments
+    assert len(segment) == 130
+    assert sorted(segment.rows[:60].tolist()) == sorted(segment.rows[60:120].tolist()) == list(range(60))
+    assert not torch.equal(segment.rows[:60], segment.rows[60:120])
+
+
 @pytest.mark.parametrize(
-    ("given", "message"), [({"tasks": 0}, "tasks=0: .*at least 1"), ({"samples": 61}, "samples=61: .*from 1 to 60")]
+    ("given", "message"),
+    [
+        ({"tasks": 0}, "tasks=0: .*at least 1"),
+        ({"samples": 0}, "samples=0: .*at least 1"),
+        ({"draw": "all"}, "draw='all': must be one of 'per_task', 'passes', 'replacement'"),
+    ],
 )
 def test_bad_parameters_are_refused(given, message):
     with pytest.raises(ScenarioError, match=message):

@@ -35,6 +35,21 @@ def test_held_out_labels_are_permuted_alike():
     assert torch.equal(segment.held_out().labels(), mapping[digits.test.y])
 
 
+@pytest.mark.parametrize("compound", [False, True])
+def test_a_permutation_is_applied_to_the_permuted_labels_only_when_asked(compound):
+    stream = permuted_labels(toy(), seed=3, tasks=4, first_identity=False, compound=compound)
+    fresh = permuted_labels(toy(), seed=3, tasks=4, first_identity=False)
+    y = shown = torch.arange(5)
+    for segment, new in zip(stream.segments, fresh.segments):
+        shown = new.recipes[0].relabel[shown if compound else y]
+        assert torch.equal(segment.recipes[0].relabel, shown)
+
+
+def test_tasks_can_go_on_through_the_data_where_the_one_before_stopped():
+    stream = permuted_labels(toy(), tasks=3, samples=20, draw="passes")
+    assert sorted(row for s in stream.segments for row in s.rows.tolist()) == list(range(60))
+
+
 def test_bad_parameters_are_refused():
     with pytest.raises(ScenarioError, match=r"tasks=0: .*at least 1"):
         permuted_labels(toy(), tasks=0)

@@ -25,6 +25,15 @@ def test_labels_are_drawn_evenly():
     assert abs(int(stream.labels().sum()) - 300) < 61
 
 
+def test_shuffled_labels_are_those_of_the_samples_that_are_played():
+    data = toy(sizes=[50, 9, 1])
+    stream = random_labels(data, tasks=3, samples=55, epochs=1, labels="shuffled")
+    own = data.y[stream.segments[0].rows].sort().values
+    played = [segment.labels() for segment in stream.segments]
+    assert all(torch.equal(labels.sort().values, own) for labels in played)
+    assert not torch.equal(played[0], data.y[stream.segments[0].rows])
+
+
 def test_the_same_samples_return_in_every_epoch_and_task_in_another_order():
     stream = random_labels(toy(), tasks=2, samples=20, epochs=3)
     visits = [part.tolist() for s in stream.segments for part in s.rows.split(20)]
@@ -36,7 +45,7 @@ def test_truth_of_unseen_samples_is_undefined():
     assert random_labels(toy(), tasks=1).held_out() == [None]
 
 
-@pytest.mark.parametrize("given", [{"tasks": 0}, {"epochs": 0}, {"samples": 0}])
+@pytest.mark.parametrize("given", [{"tasks": 0}, {"epochs": 0}, {"samples": 0}, {"labels": "real"}])
 def test_bad_parameters_are_refused(given):
-    with pytest.raises(ScenarioError, match="must be a whole number"):
+    with pytest.raises(ScenarioError, match="must be (a whole number|one of 'drawn', 'shuffled')"):
         random_labels(toy(), **given)

@@ -354,3 +354,10 @@ def test_a_segment_with_every_word_pickles():
     assert torch.equal(copy.rows, segment.rows)
     assert copy.judged == (0, 1)
     assert shown(copy.take(4)) == shown(segment.take(4))
+
+
+def test_words_about_classes_refuse_data_without_any():
+    numbers = Segment.of(Dataset(torch.rand(6, 2), torch.rand(6)))
+    for word in (lambda: numbers.classes(0), lambda: numbers.relabel([]), lambda: numbers.judged_on(1)):
+        with pytest.raises(ScenarioError, match="has no classes"):
+            word()

@@ -1,0 +1,254 @@
+"""The learning methods that have a name: what each is made of, and its settings with their usual values.
+
+Each takes the model to train, the number of classes (0: there are numbers to predict) and the seed of what it draws.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from driftline.errors import ConfigError, unknown
+from driftline.learners import (
+    ClassBalancedReplay,
+    GradientLearner,
+    InputNormalizer,
+    Learner,
+    NearestClassMean,
+    Replay,
+    ReservoirReplay,
+    SlidingReplay,
+    StreamingLDA,
+    squared_error,
+)
+from driftline.learners.optimizers import UPGD, Adam, ObGD, PerturbedSGD, ShrinkAndPerturb, WeightClipping
+from driftline.learners.penalties import L2, L2Init, SpectralRegularization, WassersteinRegularization
+from driftline.learners.renewers import ContinualBackprop
+
+Step = Literal["sgd", "adam"]
+
+MEMORIES: dict[str, type[Replay]] = {
+    "reservoir": ReservoirReplay,
+    "class-balanced": ClassBalancedReplay,
+    "sliding": SlidingReplay,
+}
+
+
+def sgd(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.05,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    normalize: bool = False,
+) -> Learner:
+    """Online stochastic gradient descent: one step per batch."""
+    step = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return trained(model, classes, step, normalize)
+
+
+def adam(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    weight_decay: float = 0.0,
+    normalize: bool = False,
+) -> Learner:
+    """Online Adam with decoupled weight decay: one step per batch."""
+    step = torch.optim.AdamW(model.parameters(), lr=lr, betas=(beta1, beta2), weight_decay=weight_decay)
+    return trained(model, classes, step, normalize)
+
+
+def er(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.05,
+    capacity: int = 500,
+    memory: str = "reservoir",
+    ratio: int = 1,
+    replay_batch: int | None = None,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """Experience replay: each step trains on the batch and as many samples of a memory."""
+    if memory not in MEMORIES:
+        raise unknown("memory", memory, MEMORIES)
+    if memory == "class-balanced" and not classes:
+        raise ConfigError("memory='class-balanced' needs classes, and this stream has numbers to predict")
+    replay = MEMORIES[memory](capacity, seed=seed)
+    step = plain_step(optimizer, model, lr)
+    return trained(model, classes, step, normalize, replay=replay, replay_ratio=ratio, replay_batch=replay_batch)
+
+
+def cbp(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    replacement_rate: float = 1e-4,
+    maturity: int = 100,
+    decay: float = 0.99,
+    utility: str = "contribution",
+    optimizer: Step = "sgd",
+    variant: Literal["paper", "released"] = "paper",
+    normalize: bool = False,
+) -> Learner:
+    """Continual backprop: SGD or Adam, and the least useful hidden units start again (Dohare et al., 2024)."""
+    given = {"replacement_rate": replacement_rate, "maturity": maturity, "decay": decay, "utility": utility}
+    renewer = ContinualBackprop(model, seed=seed, variant=variant, **given)  # type: ignore[arg-type]
+    step = Adam(model.parameters(), lr=lr) if optimizer == "adam" else plain_step(optimizer, model, lr)
+    return trained(model, classes, step, normalize, renewers=[renewer])
+
+
+def upgd(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    sigma: float = 0.001,
+    beta_utility: float = 0.999,
+    weight_decay: float = 0.0,
+    scaling: Literal["global", "local"] = "global",
+    variant: Literal["paper", "released", "readme"] = "paper",
+    normalize: bool = False,
+) -> Learner:
+    """Utility-based perturbed gradient descent: useful weights are protected (Elsayed & Mahmood, 2024)."""
+    given = {"lr": lr, "sigma": sigma, "beta_utility": beta_utility, "weight_decay": weight_decay}
+    step = UPGD(model.parameters(), seed=seed, scaling=scaling, variant=variant, **given)  # type: ignore[arg-type]
+    return trained(model, classes, step, normalize)
+
+
+def shrink_and_perturb(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    sigma: float = 0.001,
+    decay: float = 0.01,
+    normalize: bool = False,
+) -> Learner:
+    """Shrink and perturb: SGD that shrinks the weights and adds noise at each step (Ash & Adams, 2020)."""
+    return trained(model, classes, ShrinkAndPerturb(model.parameters(), lr, sigma, decay, seed=seed), normalize)
+
+
+def perturbed(
+    model: nn.Module, classes: int, seed: int, lr: float = 0.01, sigma: float = 0.001, normalize: bool = False
+) -> Learner:
+    """SGD with noise on every weight at each step (perturbed gradient descent)."""
+    return trained(model, classes, PerturbedSGD(model.parameters(), lr, sigma, seed=seed), normalize)
+
+
+def obgd(
+    model: nn.Module, classes: int, seed: int, lr: float = 1.0, kappa: float = 2.0, normalize: bool = False
+) -> Learner:
+    """SGD whose steps are bounded so that they do not overshoot (Elsayed, Vasan & Mahmood, 2024)."""
+    return trained(model, classes, ObGD(model.parameters(), lr, kappa=kappa), normalize)
+
+
+def weight_clipping(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    kappa: float = 1.0,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """SGD or Adam with weights kept within their layer's initial range (Elsayed et al., 2024)."""
+    return trained(model, classes, WeightClipping(plain_step(optimizer, model, lr), kappa), normalize)
+
+
+def l2(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    strength: float = 1e-3,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """Pull towards zero: the sum of squared parameters is added to the loss."""
+    return trained(model, classes, plain_step(optimizer, model, lr), normalize, penalties=[L2(strength)])
+
+
+def l2_init(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    strength: float = 1e-2,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """Pull towards the initial weights: their squared distance is added to the loss (Kumar et al., 2023)."""
+    return trained(model, classes, plain_step(optimizer, model, lr), normalize, penalties=[L2Init(model, strength)])
+
+
+def spectral(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    strength: float = 1e-4,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """Spectral regularization: each layer's largest singular value is held near 1 (Lewandowski et al., 2024)."""
+    penalty = SpectralRegularization(model, strength, seed=seed)
+    return trained(model, classes, plain_step(optimizer, model, lr), normalize, penalties=[penalty])
+
+
+def wasserstein(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    strength: float = 1e-2,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """Pull towards the initial distribution of each layer's weights (Lewandowski et al., 2023)."""
+    penalty = WassersteinRegularization(model, strength)
+    return trained(model, classes, plain_step(optimizer, model, lr), normalize, penalties=[penalty])
+
+
+def ncm(model: None, classes: int, seed: int) -> Learner:
+    """Nearest class mean: predicts the class whose running mean is closest; no gradient."""
+    return NearestClassMean(classes=classes)
+
+
+def slda(
+    model: None,
+    classes: int,
+    seed: int,
+    shrinkage: float = 1e-4,
+    covariance: Literal["streaming", "pooled"] = "streaming",
+) -> Learner:
+    """Streaming linear discriminant analysis: class means and a shared covariance; no gradient."""
+    return StreamingLDA(classes=classes, shrinkage=shrinkage, covariance=covariance)
+
+
+def trained(
+    model: nn.Module, classes: int, optimizer: torch.optim.Optimizer, normalize: bool, **parts: Any
+) -> GradientLearner:
+    """Return a gradient learner for classes, or (``classes`` 0) for numbers to predict."""
+    loss = F.cross_entropy if classes else squared_error
+    normalizer = InputNormalizer() if normalize else None
+    return GradientLearner(model, optimizer, loss, normalizer=normalizer, **parts)
+
+
+def plain_step(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Return an optimizer without anything added, by name."""
+    if name not in ("sgd", "adam"):
+        raise unknown("optimizer", name, ("sgd", "adam"))
+    if name == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=lr)
+    return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
