@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class Draws:
     def __init__(self, seed: Seeds, purpose: str, replicas: int | None = None) -> None:
         keys = [derive_seed(s, purpose) for s in seeds_of(seed, replicas)]
         self.keys = torch.tensor([[k & MASK, k >> 32] for k in keys], dtype=torch.int64)
+        self._keys: dict[torch.device, Tensor] = {}
         self._many = replicas is not None
 
     def normal(
@@ -67,63 +69,82 @@ class Draws:
         dtype : torch.dtype, optional
             Default: float32, in which they are drawn.
         """
-        if torch.device(device).type == "cpu" and native.available():
+        where = torch.device(device)
+        if where.type == "cpu" and native.available():
             drawn = native.philox_normal(self.keys, step, lane, count)
         else:
-            drawn = normal_numbers(philox(self.keys, step, lane, count, device))[:, :count]
-        return (drawn if self._many else drawn[0]).to(dtype or torch.float32)
+            drawn = normal_numbers(words(self._at(where), step, lane, count))[:, :count]
+        return self._shaped(drawn, dtype)
 
     def uniform(
         self, step: int, count: int, lane: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Tensor:
         """Return numbers uniform in (0, 1), 23 bits fine; parameters as for :meth:`normal`."""
-        if torch.device(device).type == "cpu" and native.available():
+        where = torch.device(device)
+        if where.type == "cpu" and native.available():
             drawn = native.philox_uniform(self.keys, step, lane, count)
         else:
-            drawn = uniform_numbers(philox(self.keys, step, lane, count, device))[:, :count]
+            drawn = uniform_numbers(words(self._at(where), step, lane, count))[:, :count]
+        return self._shaped(drawn, dtype)
+
+    def _at(self, device: torch.device) -> Tensor:
+        if device not in self._keys:
+            self._keys[device] = self.keys.to(device)
+        return self._keys[device]
+
+    def _shaped(self, drawn: Tensor, dtype: torch.dtype | None) -> Tensor:
         return (drawn if self._many else drawn[0]).to(dtype or torch.float32)
 
 
-def philox(keys: Tensor, step: int, lane: int, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return words (R, count rounded up to whole groups) in [0, 2**32), as int64.
+def words(keys: Tensor, step: int, lane: int, count: int) -> Tensor:
+    """Return words (R, count rounded up to whole groups) in [0, 2**32), as int64, on the device of the keys (R, 2).
 
-    Block b of replica r is Philox 4x32-10 of the counter (b, lane, step low, step high) under ``keys[r]``: four words.
-    A group is 8 blocks: first the eight first words, then the second ones, and so on.
+    Block b of replica r is the four words of counter (b, lane, step low, step high) under ``keys[r]``. A group is 8
+    blocks: first their eight first words, then the second ones, and so on.
     """
-    groups = -(-count // GROUP)
-    key = [keys[:, i : i + 1].to(device) for i in (0, 1)]
-    shape = (len(keys), groups * BLOCKS)
-    first = torch.arange(shape[1], dtype=torch.int64, device=device).expand(shape)
-    counter: list[Tensor] = [
-        first,
-        *(torch.full(shape, n & MASK, dtype=torch.int64, device=device) for n in (lane, step, step >> 32)),
-    ]
+    blocks = torch.arange(-(-count // GROUP) * BLOCKS, device=keys.device)
+    fixed = (torch.full_like(blocks, n & MASK) for n in (lane, step, step >> 32))
+    made = philox(torch.stack([blocks, *fixed]).unsqueeze(1), keys)
+    return made.view(4, len(keys), -1, BLOCKS).permute(1, 2, 0, 3).flatten(1)
+
+
+def philox(counter: Tensor, keys: Tensor) -> Tensor:
+    """Return Philox 4x32-10 of counters (4, R or 1, n) under keys (R, 2): words (4, R, n), all int64.
+
+    Examples
+    --------
+    >>> philox(torch.zeros(4, 1, 1, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64)).flatten().tolist()
+    [1713891541, 3781805453, 3159862348, 2600524760]
+    """
+    factors, steps = _constants(keys.device)
+    key = keys.T.unsqueeze(-1)
+    even, odd = counter[0::2], counter[1::2]
     for turn in range(10):
-        high0, low0 = _product(MULTIPLIERS[0], counter[0])
-        high1, low1 = _product(MULTIPLIERS[1], counter[2])
-        k0, k1 = ((k + turn * w) & MASK for k, w in zip(key, WEYL))
-        counter = [high1 ^ counter[1] ^ k0, low1, high0 ^ counter[3] ^ k1, low0]
-    return torch.stack([word.view(len(keys), groups, BLOCKS) for word in counter], 2).flatten(1)
+        # Products wrap and shifts keep the sign, which is right in the 32 bits that are kept; odd words keep more.
+        product = (even * factors).flip(0)
+        even = ((product >> 32) ^ odd ^ (key + turn * steps)) & MASK
+        odd = product
+    return torch.stack((even, odd & MASK), 1).flatten(0, 1)
 
 
-def _product(factor: int, words: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low half of the 64-bit products; in two steps, since int64 has a sign."""
-    low, high = (factor & 0xFFFF) * words, (factor >> 16) * words
-    whole_low = low + ((high & 0xFFFF) << 16)
-    return (high >> 16) + (whole_low >> 32), whole_low & MASK
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return factors and key steps (2, 1, 1); kept, since copying to a device makes it wait."""
+    made = (torch.tensor(n, device=device).view(2, 1, 1) for n in (MULTIPLIERS, WEYL))
+    return next(made), next(made)
 
 
-def uniform_numbers(words: Tensor) -> Tensor:
+def uniform_numbers(drawn: Tensor) -> Tensor:
     """Return a number in (0, 1) for each word: the middle of one of 2**23 steps, which float32 holds exactly."""
-    return ((words >> 9).to(torch.float32) + 0.5) * 2.0**-23
+    return ((drawn >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
 
-def normal_numbers(words: Tensor) -> Tensor:
+def normal_numbers(drawn: Tensor) -> Tensor:
     """Return a standard normal number for each word of whole groups (Box & Muller 1958).
 
     A radius comes from the first word of a block, the angle from the second; likewise from the third and the fourth.
     """
-    grouped = words.unflatten(1, (-1, 2, 2, BLOCKS))
+    grouped = drawn.view(len(drawn), -1, 2, 2, BLOCKS)
     radius = torch.sqrt(-2.0 * torch.log(uniform_numbers(grouped[:, :, :, 0])))
     angle = ((grouped[:, :, :, 1] >> 9).to(torch.float32) * 2.0**-23 - 0.5) * (2.0 * math.pi)
     return torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), 3).flatten(1)

@@ -208,9 +208,10 @@ class GradientLearner(Learner):
     def _compile(self) -> CompiledStep | None:
         from driftline.learners.native import lockstep
 
-        compiled = lockstep.plan(self)
+        trained = cast(lockstep.Trained, self)
+        compiled = lockstep.plan(trained)
         if compiled is None:
-            reason = lockstep.why_not(self)
+            reason = lockstep.why_not(trained)
             warnings.warn(f"compile=True: steps are not compiled: {reason}", RuntimeWarning, stacklevel=3)
             self.compile = False
         return compiled

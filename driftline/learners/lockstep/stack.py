@@ -18,6 +18,7 @@ from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.lockstep.optimizer import ELEMENTWISE, RatePerReplica
 from driftline.learners.lockstep.replay import StackedReplay
 from driftline.learners.lockstep.side_by_side import SideBySide
+from driftline.learners.normalizer import InputNormalizer
 from driftline.learners.parts import settings_of
 from driftline.learners.replay import Replay
 from driftline.stream.modules import draws_globally
@@ -111,11 +112,14 @@ class Stacker:
             replay=self._replay([one.replay for one in self.learners]),
             replay_ratio=self._merge([one.replay_ratio for one in self.learners], "replay_ratio"),  # type: ignore[arg-type]
             replay_batch=self._merge([one.replay_batch for one in self.learners], "replay_batch"),  # type: ignore[arg-type]
-            normalizer=None
-            if first.normalizer is None
-            else self._part([one.normalizer for one in self.learners], "normalizer"),
+            normalizer=self._normalizer([one.normalizer for one in self.learners]),
             compile=first.compile,
         )
+
+    def _normalizer(self, normalizers: Sequence[InputNormalizer | None]) -> InputNormalizer | None:
+        if all(normalizer is None for normalizer in normalizers):
+            return None
+        return cast(InputNormalizer, self._part(normalizers, "normalizer"))
 
     def _replay(self, memories: Sequence[Replay | None]) -> Replay | None:
         found = [memory for memory in memories if memory is not None]

@@ -10,7 +10,6 @@ from functools import cache
 
 from driftline.learners.native.build import BuildError, library
 from driftline.learners.native.kernels import (
-    UpgdSettings,
     absolute_sums,
     fits,
     philox_normal,
@@ -19,7 +18,6 @@ from driftline.learners.native.kernels import (
 )
 
 __all__ = [
-    "UpgdSettings",
     "absolute_sums",
     "available",
     "fits",
