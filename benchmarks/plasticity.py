@@ -218,7 +218,7 @@ def interval(values: Sequence[float]) -> float:
 def measure(part: Part, name: str, normalised: bool, seeds: int, out: Path) -> dict[str, object]:
     stream = part.stream(0)
     task = len(stream.segments[0])
-    metrics = [OnlineAccuracy(window=task), Plasticity(every=10 * task)]
+    metrics = [OnlineAccuracy(window=task), Plasticity(every=min(10, len(stream.segments)) * task)]
     start = time.perf_counter()
     compiled = not any(word in name for word in ("spectral", "replay"))
     report = driftline.run(

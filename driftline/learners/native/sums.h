@@ -86,7 +86,8 @@ static inline void absolute_rows(const float *first, int64_t columns, float *col
 /* Sums of |W| over each row and over each column of W (rows, columns). */
 OUT_OF_LINE void absolute_matrix(const float *w, int64_t rows, int64_t columns, float *row_sums, float *column_sums)
 {
-    memset(column_sums, 0, (size_t)columns * sizeof *column_sums);
+    for (int64_t i = 0; i < columns; i++)
+        column_sums[i] = 0.0f;
     int64_t i = 0;
     for (; i + 4 <= rows; i += 4)
         absolute_rows(w + i * columns, columns, column_sums, row_sums + i);

@@ -270,7 +270,8 @@ class ContinualBackprop:
         maturity = self.maturity if not isinstance(self.maturity, Sequence) else spread(self.maturity, traces.utility)
         young = self.step - traces.birth <= maturity
         most = max(due)
-        units = ranks.masked_fill_(young, torch.inf).topk(most, largest=False).indices
+        # Stable, so that of equal units the first is renewed, wherever this runs.
+        units = ranks.masked_fill_(young, torch.inf).sort(dim=-1, stable=True).indices[..., :most]
         if len(set(due)) == 1:
             return Chosen(units)
         each = torch.tensor(due).to(units.device, non_blocking=True).unsqueeze(-1)

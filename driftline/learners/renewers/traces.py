@@ -12,7 +12,7 @@ from torch import Tensor
 
 from driftline.errors import CheckpointError
 from driftline.learners.renewers.unit_groups import UnitGroup, weight_of
-from driftline.learners.renewers.utility import CENTRED, instantaneous, outgoing, over_samples
+from driftline.learners.renewers.utility import CENTRED, instantaneous, outgoing_of_all, over_samples
 from driftline.learners.replicas import Setting, spread
 
 SWEEP = 64
@@ -105,7 +105,7 @@ class Averages:
         else:
             activation = torch.cat([over_samples(h).flatten() for h in heard])
             magnitude = torch.cat([over_samples(h.abs()).flatten() for h in heard])
-        sums = torch.cat([outgoing(group).flatten() for group in self.groups])
+        sums = torch.cat([sums.flatten() for sums in outgoing_of_all(self.groups)])
         whole.activation.lerp_(activation, new)
         whole.utility.lerp_(magnitude.mul_(sums.mul_(share)), new)
 

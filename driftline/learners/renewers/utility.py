@@ -5,8 +5,10 @@ Dohare et al., "Loss of plasticity in deep continual learning" (Nature 2024), an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from driftline.learners import native
@@ -18,6 +20,8 @@ Utility = Literal[
 UTILITIES: tuple[str, ...] = get_args(Utility)
 CENTRED = ("zero_contribution", "adaptable_contribution", "feature_by_input")
 """Utilities of the activation's deviation from its mean."""
+LARGE = 2**17
+"""Entries of a weight from which on one pass in C, instead of two and a copy, is worth the call."""
 
 
 def outgoing(group: UnitGroup) -> Tensor:
@@ -26,6 +30,17 @@ def outgoing(group: UnitGroup) -> Tensor:
     for sums in others:
         first = first + sums
     return first
+
+
+def outgoing_of_all(groups: Sequence[UnitGroup]) -> list[Tensor]:
+    """Return the same for several groups, where their layers are small in fewer calls."""
+    weights = []
+    for group in groups:
+        weight = weight_of(group.out_modules[0])
+        if group.heard_by_conv or len(group.out_modules) > 1 or weight.numel() >= LARGE:
+            return [outgoing(group) for group in groups]
+        weights.append(weight)
+    return [magnitudes.sum(-2) for magnitudes in torch._foreach_abs(weights)]
 
 
 def _columns(group: UnitGroup, weight: Tensor) -> Tensor:
@@ -48,8 +63,7 @@ def absolute_sums(weight: Tensor) -> Tensor:
 
 
 def _for_native(weight: Tensor) -> bool:
-    """Whether a weight is large enough that one pass in C, instead of two and a copy, is worth the call."""
-    return weight.numel() >= 2**17 and native.fits(weight) and native.available()
+    return weight.numel() >= LARGE and native.fits(weight) and native.available()
 
 
 def instantaneous(kind: str, group: UnitGroup, samples: Tensor, mean: Tensor) -> Tensor:

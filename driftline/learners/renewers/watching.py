@@ -60,16 +60,17 @@ class Watch:
         ConfigError
             When a layer has received nothing since; nothing is forgotten then.
         """
-        taken = [watcher.activation for watcher in self.watchers]
-        for name, activation in zip(self.names, taken):
-            if activation is None:
+        taken = []
+        for name, watcher in zip(self.names, self.watchers):
+            if watcher.activation is None:
                 raise ConfigError(
                     f"no forward pass with gradients has used the units of {name!r} since the last renewal; call "
                     "renew once after each optimizer step, with the model that the renewer was made for"
                 )
+            taken.append(watcher.activation)
         for watcher in self.watchers:
             watcher.activation = None
-        return taken  # type: ignore[return-value]
+        return taken
 
     def close(self) -> None:
         """Take the hooks off the model."""
