@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from driftline.learners.replicas import check_setting
@@ -80,4 +79,4 @@ class RatePerReplica(Optimizer):
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
 
     def __repr__(self) -> str:
-        return f"RatePerReplica({self.optimizer!r}, lr={[float(Tensor([r])) for r in self.lr]})"
+        return f"RatePerReplica({self.optimizer!r}, lr={self.lr})"

@@ -98,8 +98,7 @@ class Stacker:
 
     def learner(self) -> GradientLearner:
         """Return the learner."""
-        several = {name: len({len(getattr(one, name)) for one in self.learners}) for name in ("penalties", "renewers")}
-        if any(count > 1 for count in several.values()):
+        if len({(len(one.penalties), len(one.renewers)) for one in self.learners}) > 1:
             raise CannotStackError("they have different numbers of penalties or renewers")
         first = self.learners[0]
         optimizer = self._optimizer([one.optimizer for one in self.learners])
