@@ -513,3 +513,18 @@ def test_no_samples_change_nothing():
     before = copy.deepcopy(trained.state_dict())
     assert compiled(trained, torch.zeros(0, INPUTS), torch.zeros(0, 1)).shape == (0, 1)
     assert tensors_of(before)[1] == tensors_of(trained.state_dict())[1]
+
+
+def test_a_state_loaded_after_compiled_steps_is_gone_on_from():
+    make = functools.partial(
+        learner,
+        penalties=[lambda model: L2Init(model, 0.01)],
+        renewers=[lambda model: ContinualBackprop(model, replacement_rate=0.05, maturity=5)],
+        compile=True,
+    )
+    x, y = samples(200)
+    first, second = make(seed=1), make(seed=2)
+    first.observe_each(x[:100], y[:100], 1)
+    second.observe_each(x[50:90], y[50:90], 1)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.observe_each(x[100:], y[100:], 1), second.observe_each(x[100:], y[100:], 1))
