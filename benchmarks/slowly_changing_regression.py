@@ -123,7 +123,7 @@ def figure(reports: dict[str, driftline.Report], path: Path, seeds: int) -> None
         axes.plot(positions, means, color=colour, label=name, linewidth=1.6)
         low, high = ([m + sign * h for m, h in zip(means, half)] for sign in (-1, 1))
         axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.set(xlabel="samples", ylabel="squared error", ylim=(0.4, 1.8))
+    axes.set(xlabel="samples", ylabel="squared error", ylim=(0.2, 1.8))
     axes.set_title(f"Slowly-changing regression: {seeds} seeds, mean and 95 % interval", fontsize=11)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
     axes.legend(frameon=False, ncols=3, loc="upper left")
