@@ -21,7 +21,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -96,8 +96,6 @@ class Part:
     stream: Callable[[int], driftline.Stream]
     hidden: tuple[int, ...]
     methods: dict[str, Make]
-    normalised: Sequence[bool] = (False, True)
-    tasks: int = field(default=0)
 
 
 def mnist(low: float = -1.0) -> driftline.Dataset:
@@ -264,6 +262,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=0)
     parser.add_argument("--samples", type=int, default=0, help="per task")
     parser.add_argument("--methods", default="", help="names, with commas; default: all")
+    parser.add_argument("--normaliser", choices=("with", "without"), help="default: both")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     chosen = parser.parse_args()
@@ -278,7 +277,7 @@ def main() -> None:
         print(f"| | normaliser | online | first fifth | last fifth | {' | '.join(SHOWN)} | time |", flush=True)
         print("|---" * (6 + len(SHOWN)) + "|", flush=True)
         for name in [n for n in part.methods if not chosen.methods or n in chosen.methods.split(",")]:
-            for normalised in part.normalised:
+            for normalised in [n for n in (False, True) if chosen.normaliser in (None, "with" if n else "without")]:
                 folder = chosen.out / wanted / f"{name}{'-normalised' if normalised else ''}".replace(" ", "-")
                 row = measure(part, name, normalised, chosen.seeds, folder)
                 keep(chosen.out / f"{wanted}.json", row)
