@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,6 +57,32 @@ def move_to(model: nn.Module, arrays, prefix: str, index: int | None = None) -> 
     for name, p in model.named_parameters():
         value = arrays[f"{prefix}{name}"]
         p.copy_(torch.from_numpy(value if index is None else value[index]))
+
+
+def assert_as_recorded(model, penalty, arrays, by_hand: bool, suffix: str = "", share_of_largest: bool = False) -> None:
+    """Value and gradient are those of the record at each of its points, to 1e-9; entries near 0 absolutely.
+
+    Parameters
+    ----------
+    by_hand : bool
+        Whether the penalty adds its gradient, or autograd finds it.
+    suffix : str
+        Of the record's keys ``penalty`` and ``grad``.
+    share_of_largest : bool
+        Whether entries near 0 may be off by 1e-9 of the largest (what iterates gets no closer), not by 1e-12.
+    """
+    for point, value in enumerate(arrays[f"penalty{suffix}"]):
+        move_to(model, arrays, "param/", point)
+        model.zero_grad()
+        assert penalty(model).item() == pytest.approx(value, rel=1e-9)
+        if by_hand:
+            penalty.add_gradients(model)
+        else:
+            penalty(model).backward()
+        for name, p in model.named_parameters():
+            expected = torch.from_numpy(arrays[f"grad{suffix}/{name}"][point])
+            atol = 1e-9 * expected.abs().max().item() if share_of_largest else 1e-12
+            torch.testing.assert_close(p.grad, expected, rtol=1e-9, atol=atol)
 
 
 def train(model, penalty, data, optimizer=None, autograd: bool = False) -> list[dict[str, Tensor]]:

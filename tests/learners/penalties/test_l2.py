@@ -7,7 +7,7 @@ from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.lockstep.optimizer import RatePerReplica
 from driftline.learners.penalties import L2, L2Init
 from tests.golden import golden
-from tests.learners.penalties.networks import batches, from_golden, mlp, move_to, train
+from tests.learners.penalties.networks import assert_as_recorded, batches, from_golden, mlp, train
 from tests.learners.states import same
 
 
@@ -16,17 +16,7 @@ def test_value_and_gradient_are_the_recorded_ones(by_hand):
     arrays, config = golden("learners", "reg_l2_init")
     model = from_golden(arrays, config)
     penalty = L2Init(model, strength=1.0)
-    for point, value in enumerate(arrays["penalty"]):
-        move_to(model, arrays, "param/", point)
-        model.zero_grad()
-        assert penalty(model).item() == pytest.approx(value, rel=1e-9)
-        if by_hand:
-            penalty.add_gradients(model)
-        else:
-            penalty(model).backward()
-        for name, p in model.named_parameters():
-            expected = torch.from_numpy(arrays[f"grad/{name}"][point])
-            torch.testing.assert_close(p.grad, expected, rtol=1e-9, atol=1e-12)
+    assert_as_recorded(model, penalty, arrays, by_hand)
 
 
 def recorded_run(name, make):

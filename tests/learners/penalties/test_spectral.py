@@ -6,7 +6,7 @@ from driftline.errors import ConfigError
 from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.penalties import SpectralRegularization
 from tests.golden import golden
-from tests.learners.penalties.networks import convnet, filled, from_golden, mlp, move_to
+from tests.learners.penalties.networks import assert_as_recorded, convnet, filled, from_golden, mlp
 
 
 @pytest.mark.parametrize("name", ["reg_spectral_k1", "reg_spectral_k2"])
@@ -16,17 +16,7 @@ def test_value_and_gradient_are_the_recorded_ones(name, by_hand):
     model = from_golden(arrays, config)
     # From whatever it remembers, power iteration gains digits at each turn: enough turns for all of them.
     penalty = SpectralRegularization(model, 1.0, exponent=config["hyperparameters"]["k"], iterations=1000)
-    for point, value in enumerate(arrays["penalty"]):
-        move_to(model, arrays, "param/", point)
-        model.zero_grad()
-        assert penalty(model).item() == pytest.approx(value, rel=1e-9)
-        if by_hand:
-            penalty.add_gradients(model)
-        else:
-            penalty(model).backward()
-        for name, p in model.named_parameters():
-            expected = torch.from_numpy(arrays[f"grad/{name}"][point])
-            torch.testing.assert_close(p.grad, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
+    assert_as_recorded(model, penalty, arrays, by_hand, share_of_largest=True)
 
 
 def largest(weight):

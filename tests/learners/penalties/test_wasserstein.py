@@ -5,7 +5,7 @@ from torch import nn
 from driftline.errors import ConfigError
 from driftline.learners.penalties import WassersteinRegularization
 from tests.golden import golden
-from tests.learners.penalties.networks import from_golden, mlp, move_to
+from tests.learners.penalties.networks import assert_as_recorded, from_golden, mlp
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -14,17 +14,7 @@ def test_value_and_gradient_are_the_recorded_ones(reduction, by_hand):
     arrays, config = golden("learners", "reg_wasserstein")
     model = from_golden(arrays, config)
     penalty = WassersteinRegularization(model, strength=1.0, refresh=1, reduction=reduction)
-    for point, value in enumerate(arrays[f"penalty_{reduction}"]):
-        move_to(model, arrays, "param/", point)
-        model.zero_grad()
-        assert penalty(model).item() == pytest.approx(value, rel=1e-9)
-        if by_hand:
-            penalty.add_gradients(model)
-        else:
-            penalty(model).backward()
-        for name, p in model.named_parameters():
-            expected = torch.from_numpy(arrays[f"grad_{reduction}/{name}"][point])
-            torch.testing.assert_close(p.grad, expected, rtol=1e-9, atol=1e-12)
+    assert_as_recorded(model, penalty, arrays, by_hand, f"_{reduction}")
 
 
 def one_row(*values):
