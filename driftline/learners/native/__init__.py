@@ -11,7 +11,6 @@ from functools import cache
 from driftline.learners.native.build import BuildError, library
 from driftline.learners.native.kernels import (
     absolute_sums,
-    add_away,
     fits,
     philox_normal,
     philox_uniform,
@@ -20,7 +19,6 @@ from driftline.learners.native.kernels import (
 
 __all__ = [
     "absolute_sums",
-    "add_away",
     "available",
     "fits",
     "philox_normal",

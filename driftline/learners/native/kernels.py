@@ -62,19 +62,6 @@ def absolute_sums(weight: Tensor) -> tuple[Tensor, Tensor]:
     return row_sums, column_sums
 
 
-def add_away(gradient: Tensor, value: Tensor, target: Tensor, factor: float) -> None:
-    """Add ``factor * (value - target)`` to a gradient in place, in one pass.
-
-    Parameters
-    ----------
-    gradient, value, target : Tensor
-        Of one shape, for all of which :func:`fits` is true.
-    factor : float
-        Of the squared distance's derivative.
-    """
-    library().add_away(_at(gradient), _at(value), _at(target), c_float(factor), c_int64(gradient.numel()))
-
-
 class _UpgdParameter(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("weight", "trace", "gradient")),

@@ -88,8 +88,7 @@ class L2Init(ModelPenalty, Pull):
     -----
     Kumar, Marklund & Van Roy, "Maintaining Plasticity in Continual Learning via Regenerative Regularization" (2023).
     The released variant is of Elsayed, Lan, Lyle & Mahmood, "Weight Clipping for Deep Continual and Reinforcement
-    Learning" (2024); its λ is twice the paper's. The gradient takes one pass over the
-    parameters, or two without the kernels in C.
+    Learning" (2024); its λ is twice the paper's. The gradient takes two passes over the parameters.
 
     Examples
     --------

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from driftline.errors import ConfigError
-from driftline.learners import native
 from driftline.learners.penalties.base import Penalty, factor, gradients, nothing, rates
 
 
@@ -59,7 +58,7 @@ class Pull(Penalty):
 
     @torch.no_grad()
     def add_gradients(self, model: nn.Module) -> None:
-        """Add 2 λ w (θ − target) to the gradients: in one pass by the kernels in C where they fit, else in two."""
+        """Add 2 λ w (θ − target) to the gradients, in two passes."""
         self._belongs(False)
         if self.off:
             return
@@ -67,12 +66,6 @@ class Pull(Penalty):
         grads = gradients(named)
         targets = self.targets(model, training=True)
         if isinstance(self.strength, float | int) and not self.averaged:
-            if targets is not None and native.available():
-                aims = [targets[name] for name in named]
-                if native.fits(*grads, *named.values(), *aims):
-                    for grad, p, aim in zip(grads, named.values(), aims):
-                        native.add_away(grad, p, aim, 2.0 * self.strength)
-                    return
             torch._foreach_add_(grads, list(named.values()), alpha=2.0 * self.strength)
             if targets is not None:
                 torch._foreach_add_(grads, [targets[name] for name in named], alpha=-2.0 * self.strength)

@@ -41,16 +41,6 @@ def test_absolute_sums_keep_what_is_not_finite_where_it_is():
     assert rows[8] == columns[19] == math.inf
 
 
-@pytest.mark.parametrize("size", [1, 7, 64, 1001])
-def test_what_is_added_is_the_distance_times_the_factor(size):
-    generator = torch.Generator().manual_seed(2)
-    gradient, value, target = torch.randn(3, size, generator=generator)
-    expected = gradient + 0.3 * (value - target)
-    native.add_away(gradient, value, target, 0.3)
-    # Two roundings in another order.
-    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6)
-
-
 class Case:
     """Parameters with gradients and traces, and settings of each replica."""
 
