@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 
 from driftline import methods
-from driftline.adapters import Adapter, Source
+from driftline.adapters import Adapter, BatchNormAdapter, Source, Tent
 from driftline.errors import ConfigError, unknown
 from driftline.learners import Learner
 from driftline.metrics import (
@@ -42,7 +42,11 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "slda": methods.slda,
 }
 WITHOUT_MODEL = ("ncm", "slda")
-ADAPTERS: dict[str, Callable[..., Adapter]] = {"source": Source}
+ADAPTERS: dict[str, Callable[..., Adapter]] = {
+    "source": Source,
+    "batch-norm": BatchNormAdapter,
+    "tent": Tent,
+}
 METRICS: dict[str, Callable[..., Metric]] = {
     "online": OnlineAccuracy,
     "online-error": OnlineError,

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import driftline
-from driftline import adapters, learners, metrics, scenarios
-from driftline.adapters import Adapter, Source
+from driftline import learners, metrics, scenarios
 from driftline.learners import (
     ClassBalancedReplay,
     GradientLearner,
@@ -30,7 +29,7 @@ from driftline.metrics import (
 )
 from driftline.metrics.blind import BlindClassifier
 from driftline.stream import Segment, Stream
-from driftline.testing import blobs, check_adapter, check_learner, check_metric, check_scenario
+from driftline.testing import blobs, check_learner, check_metric, check_scenario
 
 # --- models and streams
 
@@ -136,14 +135,6 @@ LEARNERS = {
     "StreamingLDA": (StreamingLDA, LONG),
     "StreamingLDA: pooled": (lambda: StreamingLDA(classes=3, covariance="pooled"), {}),
     "StreamingLDA: no shrinkage": (lambda: StreamingLDA(shrinkage=0.0), {}),
-}
-
-ADAPTERS = {
-    "Source": (Source, {}),
-    "Source: conv": (
-        Source,
-        {"make_model": lambda: seeded(conv_batch_norm), "stream": digits_stream},
-    ),
 }
 
 
@@ -338,12 +329,6 @@ def test_learners_keep_the_laws(entry):
     check_learner(make, **{"steps": 300, **built(options)})
 
 
-@pytest.mark.parametrize("entry", ADAPTERS)
-def test_adapters_keep_the_laws(entry):
-    make, options = ADAPTERS[entry]
-    check_adapter(make, **{"steps": 300, **built(options)})
-
-
 @pytest.mark.parametrize("entry", [*SCENARIOS, *OWN_SCENARIOS])
 def test_scenarios_keep_the_laws(entry):
     make, options = {**SCENARIOS, **OWN_SCENARIOS}[entry]
@@ -371,10 +356,6 @@ def public(module, *bases):
 
 def test_every_learner_and_every_part_of_one_is_tried():
     assert public(learners, object) == covered(LEARNERS)
-
-
-def test_every_adapter_is_tried():
-    assert public(adapters, Adapter) == covered(ADAPTERS)
 
 
 def test_every_metric_is_tried():

@@ -28,11 +28,18 @@ class Adapter(ABC):
 
     @abstractmethod
     def predict(self, x: Tensor) -> Tensor:
-        """Return scores (B, classes) with the current state; changes nothing."""
+        """Return scores (B, classes) with the current state; changes nothing.
+
+        Scores are logits or logarithms of probabilities: their softmax is the predicted distribution. A method that
+        computes probabilities returns their logarithm.
+        """
 
     @abstractmethod
     def adapt(self, x: Tensor) -> Tensor:
-        """Adapt to samples (B, *input) and return the method's own scores for them."""
+        """Adapt to samples (B, *input) and return the method's own scores for them.
+
+        They are (B, classes), and as in :meth:`predict` their softmax is the predicted distribution.
+        """
 
     @abstractmethod
     def reset(self) -> None:

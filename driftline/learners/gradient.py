@@ -16,9 +16,9 @@ from driftline.errors import CheckpointError, ConfigError
 from driftline.learners.base import Learner, State
 from driftline.learners.lockstep.losses import over_replicas
 from driftline.learners.lockstep.modules import ReplicatedBatchNorm
-from driftline.learners.parts import describe_part
 from driftline.learners.replay import Replay
 from driftline.stream.modules import check_same_model, depends_on_mode, evaluate, probe
+from driftline.stream.parts import describe_part
 
 if TYPE_CHECKING:
     from driftline.learners.native.lockstep import CompiledStep

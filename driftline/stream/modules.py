@@ -34,8 +34,8 @@ def evaluate(model: nn.Module, x: Tensor) -> Tensor:
             module.training = True
 
 
-def probe(model: nn.Module, x: Tensor, axis: int = 0) -> Tensor:
-    """Return what the model gives for the first sample of ``x`` along ``axis``, changing nothing.
+def probe(model: nn.Module, x: Tensor, axis: int = 0, samples: int = 1) -> Tensor:
+    """Return what the model gives for the first samples of ``x`` along ``axis``, changing nothing.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def probe(model: nn.Module, x: Tensor, axis: int = 0) -> Tensor:
         When the model does not take such samples.
     """
     try:
-        return evaluate(model, x.narrow(axis, 0, 1))
+        return evaluate(model, x.narrow(axis, 0, min(samples, x.shape[axis])))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -7,6 +7,7 @@ from torch import nn
 from driftline.adapters import Source
 from driftline.errors import CheckpointError, InputError
 from driftline.stream import checkpoint
+from tests.adapters.recorded import Recorded
 from tests.golden import golden
 from tests.learners.states import kept, same
 
@@ -15,20 +16,6 @@ def network(seed=0, classes=3):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, classes))
-
-
-class Recorded(nn.Module):
-    """The network of the recorded cases."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.conv2, self.bn2 = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.fc = nn.Linear(16, 10)
-
-    def forward(self, x):
-        z = self.bn1(self.conv1(x)).relu()
-        return self.fc(self.bn2(self.conv2(z)).relu().mean((2, 3)))
 
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))

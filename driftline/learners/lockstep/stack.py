@@ -19,9 +19,9 @@ from driftline.learners.lockstep.optimizer import ELEMENTWISE, RatePerReplica
 from driftline.learners.lockstep.replay import StackedReplay
 from driftline.learners.lockstep.side_by_side import SideBySide
 from driftline.learners.normalizer import InputNormalizer
-from driftline.learners.parts import settings_of
 from driftline.learners.replay import Replay
 from driftline.stream.modules import draws_globally
+from driftline.stream.parts import settings_of
 
 
 def in_lockstep(learners: Sequence[Learner], seeds: Sequence[int] | None = None) -> Learner:

@@ -25,8 +25,8 @@ from driftline.learners.optimizers import (
     ShrinkAndPerturb,
     WeightClipping,
 )
-from driftline.learners.parts import settings_of
 from driftline.learners.renewers.unit_groups import find_unit_groups
+from driftline.stream.parts import settings_of
 
 MAKERS = {
     "PerturbedSGD": lambda params, **given: PerturbedSGD(params, lr=0.1, sigma=0.1, decay=0.01, **given),

@@ -1,0 +1,60 @@
+"""The law suite of adapters, run over every public one; a new one without an entry in this table fails."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import driftline
+from driftline import adapters, scenarios
+from driftline.adapters import Adapter, BatchNormAdapter, Source, Tent
+from driftline.testing import check_adapter
+
+
+def conv():
+    """A small convolutional network for the digits, with what adapters care about."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(36, 10)
+        )
+
+
+def digits():
+    return scenarios.iid(driftline.load("digits"))
+
+
+CONV = {"make_model": conv, "stream": digits}
+BY_BATCH = {"per_sample": False}
+
+ADAPTERS = {
+    "Source": (Source, {}),
+    "Source: conv": (Source, CONV),
+    "BatchNormAdapter": (BatchNormAdapter, BY_BATCH),
+    "BatchNormAdapter: conv": (BatchNormAdapter, {**CONV, **BY_BATCH}),
+    "BatchNormAdapter: mix": (lambda model: BatchNormAdapter(model, "mix"), BY_BATCH),
+    "BatchNormAdapter: prior": (lambda model: BatchNormAdapter(model, "prior"), BY_BATCH),
+    "BatchNormAdapter: running": (lambda model: BatchNormAdapter(model, "running"), CONV),
+    "Tent": (lambda model: Tent(model, lr=0.01), BY_BATCH),
+    "Tent: conv": (lambda model: Tent(model, optimizer="nesterov", steps=2), {**CONV, **BY_BATCH}),
+    "Tent: episodic": (lambda model: Tent(model, episodic=True), BY_BATCH),
+}
+
+
+@pytest.mark.parametrize("entry", ADAPTERS)
+def test_adapters_keep_the_laws(entry):
+    make, options = ADAPTERS[entry]
+    stream = {"stream": options["stream"]()} if "stream" in options else {}
+    check_adapter(make, **{"steps": 300, **options, **stream})
+
+
+def test_every_adapter_is_tried():
+    concrete = {
+        name
+        for name in adapters.__all__
+        if inspect.isclass(entry := getattr(adapters, name))
+        and issubclass(entry, Adapter)
+        and not inspect.isabstract(entry)
+    }
+    assert concrete == {entry.partition(":")[0] for entry in ADAPTERS}
