@@ -16,6 +16,28 @@ from driftline.scenarios.corruptions.gaussian_noise import gaussian_noise
 Function = Callable[[Tensor, float, torch.Generator], Tensor]
 """``function(x, severity, generator) -> x`` for images x (B, C, H, W) in [0, 1] and a severity from 1 to 5."""
 
+STANDARD = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+"""The fifteen corruptions of the benchmarks, in their order."""
+
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+"""The four that were held out for tuning."""
+
 CORRUPTIONS: dict[str, Function] = {
     "gaussian_noise": gaussian_noise,
 }
