@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 from driftline.stream.live import LiveStream
@@ -20,11 +21,14 @@ class Metric(ABC):
     ----------
     looks_first : bool
         Whether :meth:`before` is to be called at each step.
+    surrounds : bool
+        Whether :meth:`around` is to be called at each step.
     definitions : mapping of str to str
         For each name in :meth:`value`, the definition in one line; ``*`` in a name stands for any text.
     """
 
     looks_first: ClassVar[bool] = False
+    surrounds: ClassVar[bool] = False
     definitions: ClassVar[Mapping[str, str]]
 
     def begin(self, stream: Stream | LiveStream, batch_size: int) -> None:
@@ -43,6 +47,10 @@ class Metric(ABC):
         """Look at a batch before the learner meets it; ``step.prediction`` is still None."""
         return
 
+    def around(self, step: Step) -> AbstractContextManager[object]:
+        """Return a context in which the learner meets the batch: to watch what that costs."""
+        return nullcontext()
+
     @abstractmethod
     def update(self, step: Step) -> None:
         """Take in a step after the learner has met the batch."""
@@ -54,6 +62,13 @@ class Metric(ABC):
     def points(self, position: int) -> list[Point]:
         """Return what belongs into the record at this position: by default, the current values."""
         return [(position, name, value) for name, value in self.value().items()]
+
+    def timing(self) -> dict[str, float]:
+        """Return measured times and memory by name (NaN: unknown), which differ from run to run.
+
+        They are kept beside a run's wall time, not in its record, and start anew when it is resumed.
+        """
+        return {}
 
     def describe(self) -> dict[str, object]:
         """Return name and parameters for the record (JSON values): public attributes that are plain values."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from driftline.errors import ConfigError
 from driftline.metrics.base import Metric, Point
 from driftline.stream.live import LiveStream
 from driftline.stream.replicas import ReplicaStream
@@ -26,12 +27,19 @@ class ReplicaMetric(Metric):
     replicas : int
         R.
 
+    Raises
+    ------
+    ConfigError
+        For a metric that watches what a step costs.
+
     Notes
     -----
     Values of replicas are undefined (NaN) where any replica's is.
     """
 
     def __init__(self, metric: Metric, replicas: int) -> None:
+        if metric.surrounds:
+            raise ConfigError(f"{type(metric).__name__} cannot tell replicas apart, which run together; run one alone")
         self.metric, self.replicas = metric, replicas
         self.copies = [copy.deepcopy(metric) for _ in range(replicas)]
         self.looks_first = metric.looks_first  # type: ignore[misc]
@@ -63,7 +71,9 @@ class ReplicaMetric(Metric):
     def values(self) -> dict[str, list[float]]:
         """Return the values of all replicas by name."""
         each = [metric.value() for metric in self.copies]
-        return {name: [own[name] for own in each] for name in each[0]}
+        # Replicas may meet domains of other names.
+        names = dict.fromkeys(name for own in each for name in own)
+        return {name: [own.get(name, math.nan) for own in each] for name in names}
 
     def points(self, position: int) -> list[Point]:
         """Return the mean and each replica's own points."""

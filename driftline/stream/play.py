@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar, cast
+from contextlib import ExitStack
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from driftline.stream.replicas import ReplicaStream
 from driftline.stream.step import Step
 from driftline.stream.stream import Stream
 
+Reset = Literal["never", "segment"]
+
 
 def play(
     stream: Stream | LiveStream | ReplicaStream,
@@ -29,6 +32,7 @@ def play(
     metrics: Sequence[Metric] = (),
     device: torch.device | str | None = None,
     chunk: int = 1,
+    reset: Reset = "never",
 ) -> Playback:
     """Play a stream to a learner or an adapter; iterate over the result to make it happen.
 
@@ -54,6 +58,9 @@ def play(
         Batches between two looks: up to so many are predicted and learned from, one after the other, in one step of
         this loop, which saves its overhead. They end where a metric wants to look, and where segments do. Labels that
         do not arrive at once, and live streams, are played with 1.
+    reset : "never" or "segment"
+        When an adapter returns to its source model: never, or before the first batch of each segment (the literature's
+        reset at each shift, which tells the adapter what it cannot know).
 
     Returns
     -------
@@ -62,6 +69,8 @@ def play(
 
     Raises
     ------
+    ConfigError
+        For a bad setting, such as a reset for a learner, which has no source model.
     InputError
         When model and stream do not fit together.
     DataError
@@ -80,7 +89,7 @@ def play(
     >>> round(step.metrics()["online_accuracy"], 1)
     0.9
     """
-    return Playback(stream, learner, batch_size, metrics, device, chunk)
+    return Playback(stream, learner, batch_size, metrics, device, chunk, reset)
 
 
 class Playback:
@@ -94,10 +103,15 @@ class Playback:
         metrics: Sequence[Metric],
         device: torch.device | str | None,
         chunk: int = 1,
+        reset: Reset = "never",
     ) -> None:
         for name, value in (("batch_size", batch_size), ("chunk", chunk)):
             if value < 1:
                 raise ConfigError(f"{name}={value}: must be at least 1")
+        if reset not in ("never", "segment"):
+            raise ConfigError(f"reset={reset!r}: must be 'never' or 'segment'")
+        if reset != "never" and not isinstance(learner, Adapter):
+            raise ConfigError(f"reset={reset!r} returns an adapter to its source model, which a learner does not have")
         replicas = None if isinstance(learner, Adapter) else learner.replicas
         if replicas is not None:
             stream = _for_replicas(stream, replicas)
@@ -111,17 +125,21 @@ class Playback:
         self.stream, self.learner, self.batch_size, self.device = stream, learner, batch_size, device
         self.chunk = chunk if isinstance(learner, Learner) and not isinstance(stream, LiveStream) else 1
         self.metrics = tuple(metrics)
+        self.reset = reset
         self.position = 0
         self.stops: tuple[int, ...] = ()
         """A chunk also ends at multiples of these positions."""
         self._labels = LabelQueue()
         self._introduced = False
         self._early = tuple(m for m in self.metrics if m.looks_first)
+        self._watching = tuple(m for m in self.metrics if m.surrounds)
         for metric in self.metrics:
             metric.begin(cast(Stream, stream), batch_size)
 
     def __iter__(self) -> Iterator[Step]:
         for batch in self._batches():
+            if self.reset == "segment" and batch.position == batch.segment.start:
+                cast(Adapter, self.learner).reset()
             step = Step(batch, self.stream, self.learner, self.metrics)
             if not self._introduced:
                 self._introduce(batch)
@@ -130,7 +148,7 @@ class Playback:
             # The data was checked where it entered, so the learner need not look (and wait for the device).
             self.learner.trusted = True
             try:
-                step.prediction = self._meet(batch)
+                step.prediction = self._watched(step) if self._watching else self._meet(batch)
             finally:
                 self.learner.trusted = False
             for metric in self.metrics:
@@ -149,6 +167,13 @@ class Playback:
         ends = [(position // n + 1) * n for n in (span, *self.stops)]
         wishes = (metric.cuts(position, self.batch_size) for metric in self.metrics)
         return min([*ends, *(wish for wish in wishes if wish is not None)])
+
+    def _watched(self, step: Step) -> Tensor:
+        """Let the learner meet a batch while metrics watch."""
+        with ExitStack() as watching:
+            for metric in self._watching:
+                watching.enter_context(metric.around(step))
+            return self._meet(step.batch)
 
     def _meet(self, batch: Batch) -> Tensor:
         """Let the learner predict, then learn from the labels that have arrived."""

@@ -80,6 +80,8 @@ class Recording:
                 # Random transforms draw where the data is, which depends on what fits.
                 "data_device": None if place is None else place.type,
                 "chunk": playback.chunk,
+                "reset": playback.reset,
+                "normalization": self._normalization(),
                 "metrics": [m.describe() for m in playback.metrics],
             },
             "weights": {"start": self._weights(), "end": None},
@@ -96,6 +98,14 @@ class Recording:
 
         network = self.playback.learner.network()
         return weights_hash(network) if network is not None else None
+
+    def _normalization(self) -> list[dict[str, object]] | None:
+        """Return how the model normalises its input, where it says so."""
+        from driftline.weights import Normalize
+
+        network = self.playback.learner.network()
+        found = [m for m in network.modules() if isinstance(m, Normalize)] if network is not None else []
+        return [{"mean": m.mean.flatten().tolist(), "std": m.std.flatten().tolist()} for m in found] or None
 
     def open(self, resume: bool, overwrite: bool) -> None:
         """Begin a new folder, or go on with the run in it."""
@@ -225,6 +235,7 @@ class Recording:
             "peak_memory_bytes": peak,
             "peak_device_memory_bytes": torch.cuda.max_memory_allocated(self._cuda) if self._cuda else None,
             "resumed": self._resumed,
+            **without_nan({name: v for m in self.playback.metrics for name, v in m.timing().items()}),
         }
         if self.folder is not None:
             self.folder.write_timing(self.timing)

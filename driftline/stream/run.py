@@ -16,7 +16,7 @@ import torch
 
 from driftline.errors import RecordError
 from driftline.stream.live import LiveStream
-from driftline.stream.play import play
+from driftline.stream.play import Reset, play
 from driftline.stream.recording import Recording
 from driftline.stream.replicas import ReplicaStream
 from driftline.stream.seeds import derive_seed
@@ -76,6 +76,7 @@ def run(
     metrics: Sequence[Metric] | None = None,
     device: torch.device | str | None = None,
     chunk: int | None = None,
+    reset: Reset = "never",
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     grid: Mapping[str, Sequence[object]] | None = None,
@@ -93,7 +94,7 @@ def run(
 
     Parameters
     ----------
-    stream, learner, batch_size, device, chunk
+    stream, learner, batch_size, device, chunk, reset
         See :func:`driftline.play`. With ``seeds``, the learner is a function that makes one, ``make(seed)``; the stream
         one that all see, a list with one for each seed, or a function that makes it from a seed; and ``chunk`` is by
         default 1000.
@@ -169,7 +170,7 @@ def run(
     player = cast("Learner | Adapter", learner)
     played = cast("Stream | LiveStream | ReplicaStream", stream)
     chosen = tuple(metrics) if metrics is not None else _usual(played)
-    playback = play(played, player, batch_size=batch_size, metrics=chosen, device=device, chunk=chunk or 1)
+    playback = play(played, player, batch_size=batch_size, metrics=chosen, device=device, chunk=chunk or 1, reset=reset)
     recording = Recording(playback, out, until)
     recording.set_intervals(record_every, checkpoint_every)
     recording.describe(name, seed, about)

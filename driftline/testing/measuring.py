@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -96,6 +96,7 @@ class Relay(Metric):
     """Passes each step on to the metric whose turn it is, and sees to it that global randomness is left alone."""
 
     looks_first = True
+    surrounds = True
     definitions: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, choose: Callable[[int], Metric], resident: bool) -> None:
@@ -110,6 +111,11 @@ class Relay(Metric):
         if self._chosen.looks_first:
             with no_global_draws("before()"), waiting_forbidden(self._resident and self._count > 1):
                 self._chosen.before(step)
+
+    def around(self, step: Step) -> AbstractContextManager[object]:
+        """Let it watch."""
+        assert self._chosen is not None
+        return self._chosen.around(step)
 
     def update(self, step: Step) -> None:
         """Let it measure."""
