@@ -13,13 +13,17 @@ from driftline.adapters import Adapter, BatchNormAdapter, Source, Tent
 from driftline.errors import ConfigError, unknown
 from driftline.learners import Learner
 from driftline.metrics import (
+    AdaptationCost,
     BlindAccuracy,
+    Calibration,
+    DomainError,
     HeldOut,
     Metric,
     NearFutureAccuracy,
     OnlineAccuracy,
     OnlineError,
     Plasticity,
+    SourceError,
 )
 
 T = TypeVar("T")
@@ -54,6 +58,10 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "blind": BlindAccuracy,
     "held-out": HeldOut,
     "plasticity": Plasticity,
+    "domain-error": DomainError,
+    "calibration": Calibration,
+    "source-error": SourceError,
+    "cost": AdaptationCost,
 }
 
 
