@@ -69,6 +69,13 @@ def run_command(
     compile: Annotated[
         bool, typer.Option(help="Train through compiled steps, where learner and model allow it.")
     ] = False,
+    reset: Annotated[
+        str, typer.Option(help="When an adapter returns to its source model: never, or before each segment.")
+    ] = "never",
+    real_time: Annotated[
+        str,
+        typer.Option(help="Let an adapter miss batches while busy: its cost in predictions, such as 3, or measured."),
+    ] = "",
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Samples between checkpoints.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is in --out already.")] = False,
     device: Annotated[str | None, typer.Option(help="Where to run, such as cuda.")] = None,
@@ -103,6 +110,8 @@ def run_command(
         _values(grid),  # type: ignore[arg-type]
         _range(input_range),
         compile,
+        reset,  # type: ignore[arg-type]
+        _real_time(real_time),
     )
     report = plan.run(
         out, root=data_root, name=name, overwrite=overwrite, progress=progress, checkpoint_every=checkpoint_every
@@ -224,6 +233,14 @@ def _range(text: str) -> tuple[float, float] | None:
     except ValueError:
         raise ConfigError(f"--input-range {text!r}: give two numbers with a comma, such as -1,1") from None
     return low, high
+
+
+def _real_time(text: str) -> str | float | None:
+    """Read what adapting costs: a number of predictions, or ``measured``."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def _show(report: Report) -> None:

@@ -14,10 +14,12 @@ from torch import nn
 
 from driftline import build, data, models, scenarios
 from driftline.adapters import Adapter
+from driftline.adapters.real_time import RealTime
 from driftline.errors import ConfigError, DataError, RecordError
 from driftline.learners import GradientLearner, Learner
-from driftline.metrics import HeldOut, Metric, NearFutureAccuracy, OnlineAccuracy, OnlineError, Plasticity
+from driftline.metrics import HeldOut, Metric, NearFutureAccuracy, OnlineAccuracy, OnlineError, Plasticity, SourceError
 from driftline.stream.dataset import Dataset
+from driftline.stream.play import Reset
 from driftline.stream.record import RunDirectory
 from driftline.stream.run import Report, run
 from driftline.stream.scenario import OwnDataScenario
@@ -78,6 +80,11 @@ class Plan:
         a warning says where they do not.
     device : str, optional
         Where to run.
+    reset : "never" or "segment"
+        When an adapter returns to its source model, see :func:`driftline.play`.
+    real_time : "measured" or float, optional
+        Let the adapter miss batches while it is busy: what adapting costs, see
+        :class:`driftline.adapters.real_time.RealTime`.
     scenario_parameters, data_parameters, learner_parameters, model_parameters : mapping
         Passed on by name.
 
@@ -113,6 +120,8 @@ class Plan:
     grid: Mapping[str, Sequence[object]] = field(default_factory=dict)
     input_range: tuple[float, float] | None = None
     compile: bool = False
+    reset: Reset = "never"
+    real_time: str | float | None = None
 
     @classmethod
     def of_run(cls, path: str | Path) -> Plan:
@@ -168,7 +177,10 @@ class Plan:
     def player(self, stream: Stream, root: str | Path | None = None) -> Learner | Adapter:
         """Build the learner or adapter for a stream."""
         if self.adapter is not None:
-            return build.adapter(self.adapter, self._model(stream, self.seed, root), **self.learner_parameters)
+            adapter = build.adapter(self.adapter, self._model(stream, self.seed, root), **self.learner_parameters)
+            return adapter if self.real_time is None else RealTime(adapter, self.real_time)
+        if self.real_time is not None:
+            raise ConfigError(f"real_time={self.real_time!r}: a learner takes its time; only adapters miss batches")
         return self._learner(stream, root, self.seed)
 
     def _learner(self, stream: Stream, root: str | Path | None, seed: int, **settings: object) -> Learner:
@@ -222,6 +234,8 @@ class Plan:
             return HeldOut(self.evaluate_every or max(1, len(stream) // 20))
         if name == "plasticity":
             return Plasticity(self.evaluate_every or max(1, len(stream) // 20))
+        if name == "source-error":
+            return SourceError(every=self.evaluate_every or max(1, len(stream) // 20))
         return build.metric(name)
 
     def run(
@@ -254,6 +268,7 @@ class Plan:
             device=self.device,
             # Compiled steps come in rows.
             chunk=CHUNK if self.compile else None,
+            reset=self.reset,
             seed=self.seed,
             seeds=self.seeds or None,
             grid=self.grid or None,
