@@ -11,7 +11,22 @@ import torch
 from torch import Tensor
 
 from driftline.errors import ConfigError, unknown
+from driftline.scenarios.corruptions.brightness import brightness
+from driftline.scenarios.corruptions.contrast import contrast
+from driftline.scenarios.corruptions.defocus_blur import defocus_blur
+from driftline.scenarios.corruptions.elastic_transform import elastic_transform
+from driftline.scenarios.corruptions.fog import fog
+from driftline.scenarios.corruptions.gaussian_blur import gaussian_blur
 from driftline.scenarios.corruptions.gaussian_noise import gaussian_noise
+from driftline.scenarios.corruptions.glass_blur import glass_blur
+from driftline.scenarios.corruptions.impulse_noise import impulse_noise
+from driftline.scenarios.corruptions.motion_blur import motion_blur
+from driftline.scenarios.corruptions.pixelate import pixelate
+from driftline.scenarios.corruptions.saturate import saturate
+from driftline.scenarios.corruptions.shot_noise import shot_noise
+from driftline.scenarios.corruptions.snow import snow
+from driftline.scenarios.corruptions.speckle_noise import speckle_noise
+from driftline.scenarios.corruptions.zoom_blur import zoom_blur
 
 Function = Callable[[Tensor, float, torch.Generator], Tensor]
 """``function(x, severity, generator) -> x`` for images x (B, C, H, W) in [0, 1] and a severity from 1 to 5."""
@@ -40,6 +55,21 @@ EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 
 CORRUPTIONS: dict[str, Function] = {
     "gaussian_noise": gaussian_noise,
+    "shot_noise": shot_noise,
+    "impulse_noise": impulse_noise,
+    "defocus_blur": defocus_blur,
+    "glass_blur": glass_blur,
+    "motion_blur": motion_blur,
+    "zoom_blur": zoom_blur,
+    "snow": snow,
+    "fog": fog,
+    "brightness": brightness,
+    "contrast": contrast,
+    "elastic_transform": elastic_transform,
+    "pixelate": pixelate,
+    "speckle_noise": speckle_noise,
+    "gaussian_blur": gaussian_blur,
+    "saturate": saturate,
 }
 
 
