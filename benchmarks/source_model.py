@@ -49,7 +49,7 @@ def train(epochs: int = 20, seed: int = 0, batch: int = 128, lr: float = 0.2) ->
     x, y = data.x.float() / 255 if data.x.dtype == torch.uint8 else data.x, data.y
     assert y is not None
     normalize = driftline.weights.Normalize(MEAN, STD)
-    model = nn.Sequential(normalize, driftline.models.resnet20((3, 32, 32), 10, seed=seed))
+    model = nn.Sequential(normalize, driftline.models.resnet20(seed=seed))
     rng = generator(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = epochs * (len(x) // batch)
@@ -73,9 +73,7 @@ def source_model(folder: Path, epochs: int = 20, seed: int = 0) -> nn.Module:
     """Return the trained model, from a file of an earlier call where there is one."""
     path = folder / f"resnet20-data_batch_1-epochs{epochs}-seed{seed}.pt"
     if path.is_file():
-        model = nn.Sequential(
-            driftline.weights.Normalize(MEAN, STD), driftline.models.resnet20((3, 32, 32), 10, seed=seed)
-        )
+        model = nn.Sequential(driftline.weights.Normalize(MEAN, STD), driftline.models.resnet20(seed=seed))
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
     model = train(epochs, seed)
