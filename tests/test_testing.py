@@ -19,13 +19,17 @@ from driftline.learners import (
 )
 from driftline.learners.losses import squared_error
 from driftline.metrics import (
+    AdaptationCost,
     BlindAccuracy,
+    Calibration,
+    DomainError,
     HeldOut,
     Metric,
     NearFutureAccuracy,
     OnlineAccuracy,
     OnlineError,
     Plasticity,
+    SourceError,
 )
 from driftline.metrics.blind import BlindClassifier
 from driftline.stream import Segment, Stream
@@ -279,6 +283,32 @@ def late(record):
     return {"near_future_accuracy": hits.double().mean().item()}
 
 
+def by_segment(record):
+    """Mean over segments of the error in each."""
+    stops = [info.stop for info in tasks().infos()]
+    wrong = [[] for _ in stops]
+    for position, y, scores in record:
+        wrong[sum(position >= stop for stop in stops)] += (scores.argmax(1) != y).tolist()
+    errors = [sum(part) / len(part) for part in wrong]
+    return {"domain_error": sum(errors) / len(errors)}
+
+
+def calibration(record):
+    p = torch.cat([scores.double().softmax(1) for _, _, scores in record])
+    y = torch.cat([y for _, y, _ in record])
+    largest, predicted = p.max(1)
+    gaps = 0.0
+    for low in range(15):
+        mine = (largest > low / 15) & (largest <= (low + 1) / 15)
+        gaps += abs(float((largest[mine] - (predicted == y)[mine].double()).sum()))
+    truth = torch.nn.functional.one_hot(y, p.shape[1])
+    return {
+        "calibration_error": gaps / len(y),
+        "negative_log_likelihood": -float(p[torch.arange(len(y)), y].log().mean()),
+        "brier_score": float((p - truth).square().sum(1).mean()),
+    }
+
+
 DIGITS = {"stream": tasks, "make_learner": small_conv_learner}
 
 METRICS = {
@@ -304,6 +334,16 @@ METRICS = {
         lambda: OnlineError(50),
         {"stream": regression, "make_learner": regressor, "offline": error, "any_batch_size": True},
     ),
+    "DomainError": (DomainError, {"any_batch_size": True}),
+    "DomainError: digits": (DomainError, {"offline": by_segment, **DIGITS}),
+    "DomainError: live": (DomainError, {"stream": live}),
+    "Calibration": (lambda: Calibration(window=50), {"offline": calibration, "any_batch_size": True}),
+    "Calibration: digits": (Calibration, {"offline": calibration, **DIGITS}),
+    "Calibration: live": (lambda: Calibration(window=None), {"stream": live, "resident": False}),
+    "SourceError": (lambda: SourceError(every=100), {"resident": False}),
+    "SourceError: digits": (lambda: SourceError(every=None, batch_size=100), {"resident": False, **DIGITS}),
+    "AdaptationCost": (AdaptationCost, {}),
+    "AdaptationCost: digits": (lambda: AdaptationCost(2), DIGITS),
     "HeldOut: live": (
         lambda: HeldOut(50, test=blobs().datasets[0].test),
         {"stream": live, "resident": False},

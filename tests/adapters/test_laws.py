@@ -8,7 +8,7 @@ from torch import nn
 
 import driftline
 from driftline import adapters, scenarios
-from driftline.adapters import Adapter, BatchNormAdapter, Source, Tent
+from driftline.adapters import Adapter, BatchNormAdapter, RealTime, Source, Tent
 from driftline.testing import check_adapter
 
 
@@ -38,6 +38,8 @@ ADAPTERS = {
     "BatchNormAdapter: running": (lambda model: BatchNormAdapter(model, "running"), CONV),
     "Tent": (lambda model: Tent(model, lr=0.01), BY_BATCH),
     "Tent: conv": (lambda model: Tent(model, optimizer="nesterov", steps=2), {**CONV, **BY_BATCH}),
+    "RealTime": (lambda model: RealTime(Source(model), cost=3), {}),
+    "RealTime: Tent": (lambda model: RealTime(Tent(model, lr=0.01), cost=1.5, rate=2), BY_BATCH),
     "Tent: episodic": (lambda model: Tent(model, episodic=True), BY_BATCH),
 }
 
