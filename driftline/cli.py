@@ -76,6 +76,10 @@ def run_command(
         str,
         typer.Option(help="Let an adapter miss batches while busy: its cost in predictions, such as 3, or measured."),
     ] = "",
+    source: Annotated[
+        str | None, typer.Option(help="Source data, for adapters that learn from it before they begin.")
+    ] = None,
+    source_set: Annotated[list[str] | None, typer.Option(help="Parameter of the source data, key=value.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Samples between checkpoints.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is in --out already.")] = False,
     device: Annotated[str | None, typer.Option(help="Where to run, such as cuda.")] = None,
@@ -112,6 +116,8 @@ def run_command(
         compile,
         reset,  # type: ignore[arg-type]
         _real_time(real_time),
+        source,
+        _values(source_set),
     )
     report = plan.run(
         out, root=data_root, name=name, overwrite=overwrite, progress=progress, checkpoint_every=checkpoint_every

@@ -85,7 +85,10 @@ class Plan:
     real_time : "measured" or float, optional
         Let the adapter miss batches while it is busy: what adapting costs, see
         :class:`driftline.adapters.real_time.RealTime`.
-    scenario_parameters, data_parameters, learner_parameters, model_parameters : mapping
+    source : str, optional
+        Data of the source domain for adapters that learn something from it before they begin (EATA's Fisher
+        information, AdaNPC's memory, ...): a name or path that :func:`driftline.load` takes.
+    scenario_parameters, data_parameters, learner_parameters, model_parameters, source_parameters : mapping
         Passed on by name.
 
     Examples
@@ -122,6 +125,8 @@ class Plan:
     compile: bool = False
     reset: Reset = "never"
     real_time: str | float | None = None
+    source: str | None = None
+    source_parameters: Values = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, path: str | Path) -> Plan:
@@ -177,11 +182,21 @@ class Plan:
     def player(self, stream: Stream, root: str | Path | None = None) -> Learner | Adapter:
         """Build the learner or adapter for a stream."""
         if self.adapter is not None:
-            adapter = build.adapter(self.adapter, self._model(stream, self.seed, root), **self.learner_parameters)
+            parameters = {**self.learner_parameters, **self._source(root)}
+            adapter = build.adapter(self.adapter, self._model(stream, self.seed, root), **parameters)
             return adapter if self.real_time is None else RealTime(adapter, self.real_time)
         if self.real_time is not None:
             raise ConfigError(f"real_time={self.real_time!r}: a learner takes its time; only adapters miss batches")
         return self._learner(stream, root, self.seed)
+
+    def _source(self, root: str | Path | None) -> dict[str, object]:
+        """Load the source domain's data for the adapter, if any is named."""
+        if self.source is None:
+            if self.source_parameters:
+                raise ConfigError(f"source_parameters={dict(self.source_parameters)}, but no source is named")
+            return {}
+        settings = {"standardize": self.standardize, "input_range": self.input_range, **self.source_parameters}
+        return {"source": data.load(self.source, root, **settings)}  # type: ignore[arg-type]
 
     def _learner(self, stream: Stream, root: str | Path | None, seed: int, **settings: object) -> Learner:
         model = self._model(stream, seed, root) if build.needs_model(self.learner) else None
