@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 
 from driftline import methods
-from driftline.adapters import Adapter, BatchNormAdapter, Source, Tent
+from driftline.adapters import EATA, ETA, SAR, Adapter, BatchNormAdapter, DeYO, RDumb, Source, Tent
 from driftline.errors import ConfigError, unknown
 from driftline.learners import Learner
 from driftline.metrics import (
@@ -50,6 +50,11 @@ ADAPTERS: dict[str, Callable[..., Adapter]] = {
     "source": Source,
     "batch-norm": BatchNormAdapter,
     "tent": Tent,
+    "eta": ETA,
+    "eata": EATA,
+    "rdumb": RDumb,
+    "sar": SAR,
+    "deyo": DeYO,
 }
 METRICS: dict[str, Callable[..., Metric]] = {
     "online": OnlineAccuracy,

@@ -2,9 +2,25 @@
 
 from driftline.adapters.base import Adapter
 from driftline.adapters.batch_norm import BatchNormAdapter
+from driftline.adapters.deyo import DeYO
+from driftline.adapters.eata import EATA, ETA
 from driftline.adapters.model import ModelAdapter
+from driftline.adapters.rdumb import RDumb
 from driftline.adapters.real_time import RealTime
+from driftline.adapters.sar import SAR
 from driftline.adapters.source import Source
 from driftline.adapters.tent import Tent
 
-__all__ = ["Adapter", "BatchNormAdapter", "ModelAdapter", "RealTime", "Source", "Tent"]
+__all__ = [
+    "EATA",
+    "ETA",
+    "SAR",
+    "Adapter",
+    "BatchNormAdapter",
+    "DeYO",
+    "ModelAdapter",
+    "RDumb",
+    "RealTime",
+    "Source",
+    "Tent",
+]

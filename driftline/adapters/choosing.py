@@ -59,9 +59,10 @@ def choose(model: nn.Module, parameters: Parameters = "affine", exclude: Sequenc
     }
     if not chosen:
         hint = "the model has no normalisation layer with parameters; " if parameters == "affine" else ""
+        left_out = f" without exclude={[*exclude]}" if exclude else ""
         raise ConfigError(
-            f"parameters={parameters!r} chooses none of the model's: {hint}name some, as parameters='all' or by "
-            f"patterns such as {[*known][:1] or 'layer.*'}; it has {', '.join([*known][:8]) or 'no parameters'}"
+            f"parameters={parameters!r}{left_out} chooses none of the model's: {hint}name some, as parameters='all' "
+            f"or by patterns such as {[*known][:1] or 'layer.*'}; it has {', '.join([*known][:8]) or 'no parameters'}"
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)

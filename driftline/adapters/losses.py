@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,3 +31,15 @@ def cross_entropy_to(scores: Tensor, target: Tensor) -> Tensor:
     tensor([4.])
     """
     return -(F.softmax(target, 1) * F.log_softmax(scores, 1)).sum(1)
+
+
+def entropy_level(given: float | None, scores: Tensor, share: float) -> float:
+    """Return a level of entropy: the given one, or a share of the largest that scores (B, C) can have, ln C.
+
+    Examples
+    --------
+    >>> import torch
+    >>> round(entropy_level(None, torch.zeros(1, 10), share=0.4), 3)
+    0.921
+    """
+    return share * math.log(scores.shape[1]) if given is None else given

@@ -179,6 +179,11 @@ def frozen(model: nn.Module) -> nn.Module:
     return copied(model).eval().requires_grad_(False)
 
 
+def values_of(tensors: Iterable[Tensor]) -> nn.ParameterList:
+    """Return copies of tensors that no gradient reaches, as a module, which moves to a device as one."""
+    return nn.ParameterList(nn.Parameter(t.detach().clone(), requires_grad=False) for t in tensors)
+
+
 def follow(teacher: nn.Module, student: nn.Module, rate: float) -> None:
     """Move a teacher's parameters towards the student's: teacher <- (1 - rate) teacher + rate student."""
     with torch.no_grad():

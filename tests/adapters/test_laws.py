@@ -8,7 +8,7 @@ from torch import nn
 
 import driftline
 from driftline import adapters, scenarios
-from driftline.adapters import Adapter, BatchNormAdapter, RealTime, Source, Tent
+from driftline.adapters import EATA, ETA, SAR, Adapter, BatchNormAdapter, DeYO, RDumb, RealTime, Source, Tent
 from driftline.testing import check_adapter
 
 
@@ -23,6 +23,11 @@ def conv():
 
 def digits():
     return scenarios.iid(driftline.load("digits"))
+
+
+def uniform(*shape):
+    """Source samples."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 CONV = {"make_model": conv, "stream": digits}
@@ -41,6 +46,18 @@ ADAPTERS = {
     "RealTime": (lambda model: RealTime(Source(model), cost=3), {}),
     "RealTime: Tent": (lambda model: RealTime(Tent(model, lr=0.01), cost=1.5, rate=2), BY_BATCH),
     "Tent: episodic": (lambda model: Tent(model, episodic=True), BY_BATCH),
+    "ETA": (lambda model: ETA(model, lr=0.01, entropy_margin=1.0, redundancy=0.9), BY_BATCH),
+    "ETA: conv": (lambda model: ETA(model, entropy_margin=2.25, redundancy=0.99, steps=2), {**CONV, **BY_BATCH}),
+    "EATA": (lambda model: EATA(model, uniform(20, 4), entropy_margin=1.0, redundancy=0.9), BY_BATCH),
+    "EATA: conv": (lambda model: EATA(model, uniform(20, 1, 8, 8), redundancy=0.99), {**CONV, **BY_BATCH}),
+    "RDumb": (lambda model: RDumb(model, reset_every=4, entropy_margin=1.0, redundancy=0.9), BY_BATCH),
+    "RDumb: conv": (lambda model: RDumb(model, entropy_margin=2.25, redundancy=0.99), {**CONV, **BY_BATCH}),
+    "SAR": (lambda model: SAR(model, entropy_margin=1.0, reset_threshold=0.4), BY_BATCH),
+    "SAR: conv": (lambda model: SAR(model, optimizer="sgd", entropy_margin=2.25), {**CONV, **BY_BATCH}),
+    "DeYO: conv": (
+        lambda model: DeYO(model, lr=0.01, entropy_margin=2.3, plpd_threshold=0.0),
+        {**CONV, **BY_BATCH},
+    ),
 }
 
 
