@@ -111,6 +111,15 @@ class LiveStream:
                     due[i] = NEVER
         return due
 
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """Name of the one domain, see :attr:`Stream.domain_names`."""
+        return (self.name,)
+
+    def domains(self, batch: Batch) -> Tensor:
+        """Return the domain of each sample of a batch, see :meth:`Stream.domains`."""
+        return torch.zeros(len(batch), dtype=torch.long)
+
     def describe(self) -> dict[str, object]:
         """Return what a record can say of a live stream."""
         return {

@@ -44,6 +44,8 @@ class Recipe:
         Samples that pass before a label arrives.
     fraction : float
         Share of the samples whose label arrives at all.
+    look : str
+        Name of the domain, for metrics and records; empty: that of the segment.
     """
 
     data: Dataset
@@ -52,6 +54,7 @@ class Recipe:
     relabel: Tensor | None = None
     delay: int = 0
     fraction: float = 1.0
+    look: str = ""
 
     @property
     def truth(self) -> Tensor | None:

@@ -247,6 +247,25 @@ class Segment:
         """Return the segment under another name."""
         return replace(self, name=name)
 
+    def in_domain(self, name: str) -> Segment:
+        """Return the segment with all its samples in a named domain, such as "fog 5"; the segment is named so too.
+
+        The domain stays with each sample when segments are joined, shuffled or named again; metrics tell domains apart
+        by it (see :meth:`Stream.domains`). Samples that are in no named domain are in that of their segment's name.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from driftline import Dataset, interleave
+        >>> from driftline.stream import Segment, Stream
+        >>> data = Segment.of(Dataset(torch.rand(2, 1), torch.tensor([0, 1])))
+        >>> night = data.transform(torch.neg).in_domain("night")
+        >>> stream = Stream([interleave(data.in_domain("day"), night).named("both")])
+        >>> stream.domain_names, stream.domains(next(stream.batches(4))).tolist()
+        (('day', 'night'), [0, 1, 0, 1])
+        """
+        return self._cook(lambda r: replace(r, look=name)).named(name)
+
     def judged_on(self, *classes: int) -> Segment:
         """Return the segment standing for these classes in held-out evaluation."""
         self._check_classes(classes)

@@ -12,6 +12,7 @@ from torch import Tensor
 from driftline.errors import ConfigError, ScenarioError
 from driftline.stream.batch import Batch, SegmentInfo
 from driftline.stream.dataset import Dataset
+from driftline.stream.domains import Domains
 from driftline.stream.join import check_compatible
 from driftline.stream.reader import BLOCK, Reader
 from driftline.stream.recipe import NEVER
@@ -222,6 +223,38 @@ class Stream:
         ]
         return torch.cat(blocks)[place - first * BLOCK]
 
+    # --- domains
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """Names of the domains in the order in which they first appear, of a sliced stream those of the whole.
+
+        A domain is the named look of a sample, such as "fog 5": the name given with :meth:`Segment.in_domain`, else
+        that of its segment. Domains of one name are one domain.
+        """
+        return self._domains.names
+
+    def domains(self, batch: Batch) -> Tensor:
+        """Return the domain of each sample of a batch, as its number in :attr:`domain_names`: (B,) int64, on the CPU.
+
+        Oracle information, for metrics and records only.
+        """
+        place = torch.arange(batch.position, batch.stop) + self.window[0] - self.starts[batch.segment.index]
+        return self._domains.at(batch.segment.index, place)
+
+    @cached_property
+    def _domains(self) -> Domains:
+        return Domains(self.segments)
+
+    def _domain_sizes(self) -> dict[str, int]:
+        """Samples of each domain that the window shows."""
+        sizes = torch.zeros(len(self.domain_names), dtype=torch.long)
+        for info in self.infos():
+            assert info.stop is not None
+            place = torch.arange(info.start, info.stop) + self.window[0] - self.starts[info.index]
+            sizes += torch.bincount(self._domains.at(info.index, place), minlength=len(sizes))
+        return {name: n for name, n in zip(self.domain_names, sizes.tolist()) if n}
+
     # --- held-out data
 
     def held_out(self, split: str = "test") -> list[Segment | None]:
@@ -229,9 +262,10 @@ class Stream:
         return [s.held_out(split) for s in self.segments]
 
     def describe(self) -> dict[str, object]:
-        """Return what a record needs to repeat this stream (JSON values)."""
+        """Return what a record needs to repeat this stream (JSON values), and its named domains with their sizes."""
         low, high = self.window
         whole = {} if (low, high) == (0, self.starts[-1]) else {"window": [low, high]}
+        named = any(r.look for s in self.segments for r in s.recipes)
         return {
             "scenario": self.name,
             "parameters": dict(self.parameters),
@@ -240,6 +274,7 @@ class Stream:
             **whole,
             "data": [dict(d.source) or {"name": d.name} for d in self.datasets],
             "segments": [{"name": i.name, "start": i.start, "stop": i.stop} for i in self.infos()],
+            **({"domains": self._domain_sizes()} if named else {}),
         }
 
 

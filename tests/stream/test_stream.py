@@ -223,3 +223,39 @@ def test_more_labels_are_those_of_a_smaller_fraction_and_others():
     data = Segment.of(numbered(500))
     few, many = (all_dues(Stream([data.label_fraction(f)], 1), 10) for f in (0.2, 0.6))
     assert {d for d in few if d != NEVER} < {d for d in many if d != NEVER}
+
+
+# --- domains
+
+
+def test_domains_are_the_segments_by_name_unless_samples_are_in_named_ones():
+    stream = two_segments()
+    assert stream.domain_names == ("first", "segment 1")
+    assert [stream.domains(b).tolist() for b in stream.batches(4)] == [[0] * 4, [0] * 2, [1] * 4]
+
+
+def test_a_domain_stays_with_its_samples_through_joining_shuffling_and_naming():
+    data = Segment.of(numbered(10))
+    fog, snow = data.transform(torch.neg).in_domain("fog 5"), data.in_domain("snow 5")
+    joined = concatenate(fog, snow).shuffle(torch.Generator().manual_seed(0)).named("both")
+    stream = Stream([data.named("clean"), joined, fog.named("again")])
+    assert stream.domain_names[0] == "clean" and set(stream.domain_names[1:]) == {"fog 5", "snow 5"}
+    played = torch.cat([stream.domains(b) for b in stream.batches(3)])
+    assert stream.domain_names[played[10]] == ("fog 5" if joined.which[0] == 0 else "snow 5")
+    assert torch.equal(played[10:30] == stream.domain_names.index("fog 5"), joined.which == 0)
+    assert {stream.domain_names[i] for i in played[30:]} == {"fog 5"}
+
+
+def test_domains_of_a_slice_are_those_of_the_same_samples():
+    data = Segment.of(numbered(10))
+    stream = Stream([data.in_domain("a"), interleave(data.in_domain("a"), data.in_domain("b")).named("mixed")])
+    whole = torch.cat([stream.domains(b) for b in stream.batches(4)])
+    assert torch.equal(torch.cat([stream[7:25].domains(b) for b in stream[7:25].batches(4)]), whole[7:25])
+    assert stream[:5].domain_names == ("a", "b")
+    assert stream[7:14].describe()["domains"] == {"a": 3 + 2, "b": 2}
+    assert "domains" not in two_segments().describe()
+
+
+def test_a_named_domain_is_judged_as_the_same_look():
+    data = Segment.of(numbered(10))
+    assert data.in_domain("a").recipes[0].domain == data.recipes[0].domain
