@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 
 from driftline import methods
-from driftline.adapters import EATA, ETA, SAR, Adapter, BatchNormAdapter, DeYO, RDumb, Source, Tent
+from driftline.adapters import EATA, ETA, ROID, SAR, Adapter, BatchNormAdapter, CoTTA, DeYO, RDumb, Source, Tent
 from driftline.errors import ConfigError, unknown
 from driftline.learners import Learner
 from driftline.metrics import (
@@ -55,6 +55,8 @@ ADAPTERS: dict[str, Callable[..., Adapter]] = {
     "rdumb": RDumb,
     "sar": SAR,
     "deyo": DeYO,
+    "roid": ROID,
+    "cotta": CoTTA,
 }
 METRICS: dict[str, Callable[..., Metric]] = {
     "online": OnlineAccuracy,

@@ -2,11 +2,13 @@
 
 from driftline.adapters.base import Adapter
 from driftline.adapters.batch_norm import BatchNormAdapter
+from driftline.adapters.cotta import CoTTA
 from driftline.adapters.deyo import DeYO
 from driftline.adapters.eata import EATA, ETA
 from driftline.adapters.model import ModelAdapter
 from driftline.adapters.rdumb import RDumb
 from driftline.adapters.real_time import RealTime
+from driftline.adapters.roid import ROID
 from driftline.adapters.sar import SAR
 from driftline.adapters.source import Source
 from driftline.adapters.tent import Tent
@@ -14,9 +16,11 @@ from driftline.adapters.tent import Tent
 __all__ = [
     "EATA",
     "ETA",
+    "ROID",
     "SAR",
     "Adapter",
     "BatchNormAdapter",
+    "CoTTA",
     "DeYO",
     "ModelAdapter",
     "RDumb",

@@ -8,7 +8,20 @@ from torch import nn
 
 import driftline
 from driftline import adapters, scenarios
-from driftline.adapters import EATA, ETA, SAR, Adapter, BatchNormAdapter, DeYO, RDumb, RealTime, Source, Tent
+from driftline.adapters import (
+    EATA,
+    ETA,
+    ROID,
+    SAR,
+    Adapter,
+    BatchNormAdapter,
+    CoTTA,
+    DeYO,
+    RDumb,
+    RealTime,
+    Source,
+    Tent,
+)
 from driftline.testing import check_adapter
 
 
@@ -28,6 +41,11 @@ def digits():
 def uniform(*shape):
     """Source samples."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def jiggle(x, random):
+    """A view of samples that are no images."""
+    return x + 0.1 * torch.randn(x.shape, generator=random, device=x.device)
 
 
 CONV = {"make_model": conv, "stream": digits}
@@ -58,6 +76,10 @@ ADAPTERS = {
         lambda model: DeYO(model, lr=0.01, entropy_margin=2.3, plpd_threshold=0.0),
         {**CONV, **BY_BATCH},
     ),
+    "ROID": (lambda model: ROID(model, consistency=False), BY_BATCH),
+    "ROID: conv": (lambda model: ROID(model, lr=0.01), {**CONV, **BY_BATCH}),
+    "CoTTA": (lambda model: CoTTA(model, lr=0.01, views=2, augmentations=[jiggle]), BY_BATCH),
+    "CoTTA: conv": (lambda model: CoTTA(model, optimizer="nesterov", views=2), {**CONV, **BY_BATCH}),
 }
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from driftline.adapters import EATA, ETA, SAR, BatchNormAdapter, DeYO, RDumb, Source
+from driftline.adapters import EATA, ETA, ROID, SAR, BatchNormAdapter, DeYO, RDumb, Source
+from driftline.adapters.augmentation import Augmentation
 from tests.adapters.trained import digits, error, source_model
 
 ADAPTERS = {
@@ -11,6 +12,8 @@ ADAPTERS = {
     "RDumb": lambda model: RDumb(model, lr=0.01, redundancy=0.8),
     "SAR": lambda model: SAR(model, lr=0.01),
     "DeYO": lambda model: DeYO(model, lr=0.01),
+    # Digits have no mirror images, and at 8 x 8 pixels a shift by one is large.
+    "ROID": lambda model: ROID(model, lr=0.01, augment=Augmentation(flip=0.0, translate=0.0)),
 }
 
 
