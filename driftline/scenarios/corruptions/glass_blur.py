@@ -109,7 +109,7 @@ def sources(steps: Tensor, delta: int) -> Tensor:
         time = ((delta + 1) * (height - y)[:, None] + (width - x)).flatten()
         order = time.argsort(stable=True)
         first, last = (delta + 1) * delta + delta, (delta + 1) * (height - delta - 1) + width - delta - 1
-        groups = list(inner[order].split(_counts(height, width, delta, first, last)))
+        groups = list(torch.split(inner[order], _counts(height, width, delta, first, last)))
     for number in range(passes):
         for group in groups:
             shown[:, group] = shown.gather(1, offsets[:, number, group])
