@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 
 from driftline import methods
-from driftline.adapters import EATA, ETA, ROID, SAR, Adapter, BatchNormAdapter, CoTTA, DeYO, RDumb, Source, Tent
+from driftline.adapters import EATA, ETA, ROID, SAR, Adapter, BatchNormAdapter, CoTTA, DeYO, RDumb, RoTTA, Source, Tent
 from driftline.errors import ConfigError, unknown
 from driftline.learners import Learner
 from driftline.metrics import (
@@ -57,6 +57,7 @@ ADAPTERS: dict[str, Callable[..., Adapter]] = {
     "deyo": DeYO,
     "roid": ROID,
     "cotta": CoTTA,
+    "rotta": RoTTA,
 }
 METRICS: dict[str, Callable[..., Metric]] = {
     "online": OnlineAccuracy,

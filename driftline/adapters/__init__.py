@@ -9,6 +9,7 @@ from driftline.adapters.model import ModelAdapter
 from driftline.adapters.rdumb import RDumb
 from driftline.adapters.real_time import RealTime
 from driftline.adapters.roid import ROID
+from driftline.adapters.rotta import RoTTA
 from driftline.adapters.sar import SAR
 from driftline.adapters.source import Source
 from driftline.adapters.tent import Tent
@@ -25,6 +26,7 @@ __all__ = [
     "ModelAdapter",
     "RDumb",
     "RealTime",
+    "RoTTA",
     "Source",
     "Tent",
 ]

@@ -8,7 +8,7 @@ from torch import nn
 
 import driftline
 from driftline import adapters, scenarios
-from driftline.adapters import (
+from driftline.adapters import (, RoTTA)(
     EATA,
     ETA,
     ROID,
@@ -80,6 +80,8 @@ ADAPTERS = {
     "ROID: conv": (lambda model: ROID(model, lr=0.01), {**CONV, **BY_BATCH}),
     "CoTTA": (lambda model: CoTTA(model, lr=0.01, views=2, augmentations=[jiggle]), BY_BATCH),
     "CoTTA: conv": (lambda model: CoTTA(model, optimizer="nesterov", views=2), {**CONV, **BY_BATCH}),
+    "RoTTA": (lambda model: RoTTA(model, lr=0.01, update_every=20, augmentation=jiggle), {}),
+    "RoTTA: conv": (lambda model: RoTTA(model, update_every=15), CONV),
 }
 
 

@@ -1,0 +1,224 @@
+"""RoTTA: a balanced memory and robust statistics for correlated streams (Yuan, Xie & Li, CVPR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from driftline.adapters.augmentation import Augment, Augmentation, check_images
+from driftline.adapters.choosing import MakeOptimizer, Parameters, choose, make_optimizer
+from driftline.adapters.losses import cross_entropy_to
+from driftline.adapters.memory import BalancedMemory
+from driftline.adapters.model import ModelAdapter, demand_finite, follow, frozen, saved
+from driftline.adapters.normalization import AdaptedNorm, replace_batch_norm
+from driftline.errors import ConfigError, InputError
+from driftline.stream.modules import evaluate
+from driftline.stream.seeds import derive_seed, generator
+
+
+class RobustNorm(AdaptedNorm):
+    """Normalises by running statistics; in training mode they take in the batch first, and gradients flow through it.
+
+    What was taken in is kept by :meth:`take_in` only, so that a batch that turns out to be unusable leaves no trace.
+    """
+
+    def __init__(self, source: _BatchNorm, alpha: float) -> None:
+        super().__init__(source)
+        if self.running_mean is None:
+            raise ConfigError(
+                "RoTTA mixes into the source's statistics, and a batch normalisation keeps none of its own"
+            )
+        self.alpha = alpha
+        self.due: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised samples (B, C, ...)."""
+        mean, var = self.stored()
+        if not self.training:
+            return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        batch_mean, batch_var = self.moments(x)
+        mean, var = torch.lerp(mean, batch_mean, self.alpha), torch.lerp(var, batch_var, self.alpha)
+        self.due = (mean.detach(), var.detach())
+        return self.by(x, mean, var)
+
+    @torch.no_grad()
+    def take_in(self) -> None:
+        """Keep the statistics of the last forward pass in training mode."""
+        if self.due is not None:
+            for running, new in zip(self.stored(), self.due, strict=True):
+                running.copy_(new)
+        self.due = None
+
+
+class RoTTA(ModelAdapter):
+    """Learn from a teacher on a memory that is balanced over classes, with slowly following statistics.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The source, with batch normalisation that keeps statistics.
+    classes : int, optional
+        Number of classes. Default: outputs of the model's last linear layer.
+    lr : float
+        Step size. Published: 1e-3 with Adam.
+    optimizer : str or callable
+        See :data:`driftline.adapters.choosing.MakeOptimizer`.
+    capacity : int
+        Samples in memory.
+    update_every : int
+        Samples from one update to the next.
+    alpha : float
+        Weight of the memory in the running statistics at each update, 0 to 1.
+    nu : float
+        The part of the way to the student that the teacher goes at each update, 0 to 1.
+    lambda_t, lambda_u : float
+        Weights of age and uncertainty in the memory.
+    augmentation : callable, optional
+        ``augmentation(x, generator)`` makes the student's view. Default: CoTTA's, for images in [0, 1].
+    parameters : str, sequence of str, or callable
+        What is trained; see :data:`driftline.adapters.choosing.Parameters`.
+    seed : int
+        For the views.
+    inplace : bool
+        Adapt the model itself.
+
+    Raises
+    ------
+    ConfigError
+        For a setting out of range, or a model without batch normalisation.
+
+    Notes
+    -----
+    Source: Yuan, Xie & Li, *Robust test-time adaptation in dynamic scenarios*, CVPR 2023, as the released code does it:
+    updates happen inside a batch, after which its other samples keep the predictions from before, and weights of age
+    start at a half. The released code shares one draw of the augmentation; here each sample has its own.
+    Single samples: made for them, since scores come from running statistics, and updates from the memory.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+    >>> adapter = RoTTA(model, update_every=8)
+    >>> adapter.adapt(torch.rand(10, 3, 8, 8)).shape, adapter.memory.size > 0
+    (torch.Size([10, 10]), True)
+    """
+
+    held = ("model", "teacher", "optimizer", "memory", "seen")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: int | None = None,
+        lr: float = 1e-3,
+        optimizer: MakeOptimizer = "adam",
+        capacity: int = 64,
+        update_every: int = 64,
+        alpha: float = 0.05,
+        nu: float = 0.001,
+        lambda_t: float = 1.0,
+        lambda_u: float = 1.0,
+        augmentation: Augment | None = None,
+        parameters: Parameters = "affine",
+        seed: int = 0,
+        inplace: bool = False,
+    ) -> None:
+        for name, value in (("alpha", alpha), ("nu", nu)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name}={value}: must be from 0 to 1")
+        for name, value in (("lambda_t", lambda_t), ("lambda_u", lambda_u)):
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"{name}={value}: must be 0 or more")
+        if update_every < 1:
+            raise ConfigError(f"update_every={update_every}: must be at least 1")
+        super().__init__(model, inplace)
+        self.lr, self.capacity, self.update_every, self.alpha, self.nu = lr, capacity, update_every, alpha, nu
+        self.lambda_t, self.lambda_u, self.parameters, self.seed = lambda_t, lambda_u, parameters, seed
+        self.augmentation = augmentation
+        self._augment: Augment = augmentation or Augmentation()
+        self.classes = outputs(self.model) if classes is None else classes
+        self.memory = BalancedMemory(capacity, self.classes, lambda_t, lambda_u)
+        self.model = replace_batch_norm(self.model, lambda layer: RobustNorm(layer, alpha), required=True)
+        chosen = choose(self.model, parameters)
+        self.teacher = frozen(self.model)
+        self.optimizer = make_optimizer(optimizer, [*chosen.values()], lr)
+        self.seen = 0
+        self.remember()
+
+    def verify(self, x: Tensor) -> None:
+        """Raise unless the default augmentation fits the samples, and the memory the model's classes."""
+        if self.augmentation is None:
+            check_images(x)
+        if self.num_classes != self.classes:
+            raise ConfigError(f"classes={self.classes}: the model gives scores of {self.num_classes}")
+
+    def update(self, x: Tensor) -> Tensor:
+        """Put samples into the memory, and learn from it at intervals; return the teacher's scores from before."""
+        with torch.no_grad():
+            scores: Tensor = self.teacher(x)
+        demand_finite(scores, "the teacher's scores")
+        p = F.softmax(scores, 1)
+        labels = p.argmax(1).tolist()
+        # The released code's logarithm; its small constant decides which of two sure samples stays.
+        uncertainties = -(p * torch.log(p + 1e-6)).sum(1)
+        before = saved(self.memory), self.seen
+        try:
+            for sample, label, uncertainty in zip(x, labels, uncertainties.tolist(), strict=True):
+                self.memory.add(sample, label, uncertainty)
+                self.seen += 1
+                if self.seen % self.update_every == 0:
+                    self.learn()
+        except InputError:
+            self.memory.load_state_dict(cast(Mapping[str, object], before[0]))
+            self.seen = before[1]
+            raise
+        return scores
+
+    def learn(self) -> None:
+        """Step the student towards the teacher on the memory; the teacher follows."""
+        x, _, _, age = self.memory.by_class()
+        random = generator(derive_seed(self.seed, "views", self.seen), x.device)
+        norms = [m for net in (self.model, self.teacher) for m in net.modules() if isinstance(m, RobustNorm)]
+        for norm in norms:
+            norm.training = True
+        try:
+            student: Tensor = self.model(self._augment(x, random))
+            with torch.no_grad():
+                teacher: Tensor = self.teacher(x)
+            self.step((cross_entropy_to(student, teacher) * self.weights(age).to(x.device)).mean())
+            for norm in norms:
+                norm.take_in()
+        finally:
+            for norm in norms:
+                norm.training, norm.due = False, None
+        follow(self.teacher, self.model, self.nu)
+
+    def weights(self, age: Tensor) -> Tensor:
+        """Return the weights of items by their ages: e^-a / (1 + e^-a) of a = age / capacity."""
+        # In single precision whatever the model's, as published.
+        young = torch.exp(-age.float() / self.capacity)
+        return young / (1 + young)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the teacher's scores (B, classes); changes nothing."""
+        self.check(x)
+        return evaluate(self.teacher, x)
+
+
+def outputs(model: nn.Module) -> int:
+    """Return the number of outputs of a model's last linear layer.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ConfigError(
+            f"{type(model).__name__} has no nn.Linear that says how many classes there are; give classes="
+        )
+    return linear[-1].out_features
