@@ -53,7 +53,7 @@ def compress(levels: Tensor, quality: int) -> Tensor:
     Examples
     --------
     >>> compress(torch.full((1, 1, 8, 8), 77.0), 50)[0, 0, 0, :3]
-    tensor([77., 77., 77.])
+    tensor([76., 76., 76.])
     """
     x = levels.double()
     if x.shape[1] == 1:
