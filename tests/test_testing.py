@@ -177,6 +177,10 @@ SCENARIOS = {
     "permuted_labels: replacement": (on_digits("permuted_labels", tasks=3, samples=500, draw="replacement"), {}),
     "random_labels": (on_digits("random_labels", tasks=2, samples=200, epochs=3), {}),
     "random_labels: shuffled": (on_digits("random_labels", tasks=2, samples=200, epochs=3, labels="shuffled"), {}),
+    "continual_tta": (on_digits("continual_tta", order=["fog", "impulse_noise"]), {"each_once": 2}),
+    "mixed_tta": (on_digits("mixed_tta", order=["snow", "motion_blur"], severity=1.5), {"each_once": 2}),
+    "gradual_tta": (on_digits("gradual_tta", order=["contrast", "jpeg_compression"], samples=60), {}),
+    "recurring_tta": (on_digits("recurring_tta", order=["frost"], visits=2), {"each_once": 2}),
     "slowly_changing_regression": (
         lambda seed: scenarios.slowly_changing_regression(seed=seed, samples=3000, period=700),
         {},

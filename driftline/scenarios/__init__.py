@@ -7,6 +7,8 @@ import inspect
 from driftline.errors import unknown
 from driftline.scenarios import corruptions
 from driftline.scenarios.class_incremental import class_incremental, class_tasks
+from driftline.scenarios.continual_tta import continual_tta, gradual_tta, mixed_tta, recurring_tta
+from driftline.scenarios.correlated import correlate
 from driftline.scenarios.domain_incremental import domain_incremental, domain_tasks
 from driftline.scenarios.gradual import fade, gradual
 from driftline.scenarios.i_blurry import i_blurry
@@ -34,6 +36,10 @@ SCENARIOS: dict[str, Scenario[...]] = {
     "permuted_labels": permuted_labels,
     "random_labels": random_labels,
     "slowly_changing_regression": slowly_changing_regression,
+    "continual_tta": continual_tta,
+    "mixed_tta": mixed_tta,
+    "gradual_tta": gradual_tta,
+    "recurring_tta": recurring_tta,
 }
 
 
@@ -81,20 +87,25 @@ __all__ = [
     "SCENARIOS",
     "class_incremental",
     "class_tasks",
+    "continual_tta",
+    "correlate",
     "corruptions",
     "domain_incremental",
     "domain_tasks",
     "fade",
     "get",
     "gradual",
+    "gradual_tta",
     "i_blurry",
     "iid",
     "imbalanced",
+    "mixed_tta",
     "names",
     "permuted_inputs",
     "permuted_labels",
     "random_labels",
     "recurring",
+    "recurring_tta",
     "si_blurry",
     "slowly_changing_regression",
 ]
