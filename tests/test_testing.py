@@ -180,6 +180,7 @@ SCENARIOS = {
     "continual_tta": (on_digits("continual_tta", order=["fog", "impulse_noise"]), {"each_once": 2}),
     "mixed_tta": (on_digits("mixed_tta", order=["snow", "motion_blur"], severity=1.5), {"each_once": 2}),
     "gradual_tta": (on_digits("gradual_tta", order=["contrast", "jpeg_compression"], samples=60), {}),
+    "corruption_walk": (on_digits("corruption_walk", speed=90, steps=8), {}),
     "recurring_tta": (on_digits("recurring_tta", order=["frost"], visits=2), {"each_once": 2}),
     "slowly_changing_regression": (
         lambda seed: scenarios.slowly_changing_regression(seed=seed, samples=3000, period=700),

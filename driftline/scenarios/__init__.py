@@ -9,6 +9,7 @@ from driftline.scenarios import corruptions
 from driftline.scenarios.class_incremental import class_incremental, class_tasks
 from driftline.scenarios.continual_tta import continual_tta, gradual_tta, mixed_tta, recurring_tta
 from driftline.scenarios.correlated import correlate
+from driftline.scenarios.corruption_walk import corruption_walk, measure_accuracy
 from driftline.scenarios.domain_incremental import domain_incremental, domain_tasks
 from driftline.scenarios.gradual import fade, gradual
 from driftline.scenarios.i_blurry import i_blurry
@@ -40,6 +41,7 @@ SCENARIOS: dict[str, Scenario[...]] = {
     "mixed_tta": mixed_tta,
     "gradual_tta": gradual_tta,
     "recurring_tta": recurring_tta,
+    "corruption_walk": corruption_walk,
 }
 
 
@@ -89,6 +91,7 @@ __all__ = [
     "class_tasks",
     "continual_tta",
     "correlate",
+    "corruption_walk",
     "corruptions",
     "domain_incremental",
     "domain_tasks",
@@ -99,6 +102,7 @@ __all__ = [
     "i_blurry",
     "iid",
     "imbalanced",
+    "measure_accuracy",
     "mixed_tta",
     "names",
     "permuted_inputs",

@@ -40,6 +40,7 @@ CASES = {
     "mixed_tta": {"order": ["snow", "elastic_transform"], "severity": 2.5},
     "gradual_tta": {"order": ["contrast", "spatter"], "samples": 20},
     "recurring_tta": {"order": ["motion_blur"], "visits": 2},
+    "corruption_walk": {"speed": 11, "steps": 14},
 }
 
 
