@@ -1,0 +1,154 @@
+"""Test-time adaptation on corrupted and naturally shifted images: error of each method, as the literature's tables.
+
+    DRIFTLINE_DATA=folder python benchmarks/test_time.py                               # everything
+    DRIFTLINE_DATA=... python benchmarks/test_time.py continual --model released       # the 1 000 lossless test images
+    DRIFTLINE_DATA=... python benchmarks/test_time.py continual --samples 1000 --methods source,batch-norm,tent
+
+Parts: continual (15 corruptions in the standard order at severity 5, batches of 200, never reset), single (the same,
+one image at a time), mixed (all domains shuffled), gradual (severity rises and falls), correlated (labels in runs, by
+Dirichlet draws) and jpeg (CIFAR-10's test images as JPEG: a natural shift). Models: own (ResNet-20 trained on
+data_batch_1 by source_model.py, adapted on the 5 000 images of data_batch_5_first5000) and released (ResNet-20 that has
+seen all training images, adapted on the first 1 000 test images).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from source_model import cifar, source_model
+from torch import nn
+
+import driftline
+from driftline import adapters, scenarios
+from driftline.adapters import Adapter
+from driftline.adapters.cotta import confidence_threshold
+from driftline.data.cifar import CLASSES
+from driftline.metrics import Calibration, DomainError
+from driftline.stream import Stream
+from driftline.stream.dataset import as_input
+
+BATCH = 200
+Make = Callable[[nn.Module, driftline.Dataset], Adapter]
+
+METHODS: dict[str, Make] = {
+    "source": lambda model, source: adapters.Source(model),
+    "batch-norm": lambda model, source: adapters.BatchNormAdapter(model),
+    "tent": lambda model, source: adapters.Tent(model),
+    "eta": lambda model, source: adapters.ETA(model),
+    "eata": lambda model, source: adapters.EATA(model, source=taken(source, 2000), fisher_alpha=1.0),
+    "sar": lambda model, source: adapters.SAR(model, exclude=["*layer3*"]),
+    "rdumb": lambda model, source: adapters.RDumb(model),
+    "deyo": lambda model, source: adapters.DeYO(model, exclude=["*layer3*"]),
+    "roid": lambda model, source: adapters.ROID(model),
+    "rotta": lambda model, source: adapters.RoTTA(model),
+    "cotta": lambda model, source: adapters.CoTTA(model, threshold=confidence(model, source)),
+}
+SINGLE: dict[str, Make] = {
+    "source": METHODS["source"],
+    "batch-norm": METHODS["batch-norm"],
+    "batch-norm mix": lambda model, source: adapters.BatchNormAdapter(model, "mix"),
+    "batch-norm prior": lambda model, source: adapters.BatchNormAdapter(model, "prior"),
+    "batch-norm running": lambda model, source: adapters.BatchNormAdapter(model, "running", momentum=0.01),
+    "tent": METHODS["tent"],
+}
+
+
+def confidence(model: nn.Module, source: driftline.Dataset) -> float:
+    """Return CoTTA's threshold by its published rule."""
+    return confidence_threshold(model, as_input(source.x[:1000]))
+
+
+def continual(data: driftline.Dataset, seed: int) -> Stream:
+    return scenarios.continual_tta(data, seed=seed, severity=5)
+
+
+def mixed(data: driftline.Dataset, seed: int) -> Stream:
+    return scenarios.mixed_tta(data, seed=seed, severity=5)
+
+
+def gradual(data: driftline.Dataset, seed: int) -> Stream:
+    return scenarios.gradual_tta(data, seed=seed)
+
+
+def correlated(data: driftline.Dataset, seed: int) -> Stream:
+    return scenarios.continual_tta(data, seed=seed, severity=5, correlation="note", concentration=0.1)
+
+
+def jpeg(data: driftline.Dataset, seed: int) -> Stream:
+    return scenarios.iid(driftline.load("cifar-10-jpeg"), seed=seed)
+
+
+PARTS: dict[str, Callable[[driftline.Dataset, int], Stream]] = {
+    "continual": continual,
+    "single": continual,
+    "mixed": mixed,
+    "gradual": gradual,
+    "correlated": correlated,
+    "jpeg": jpeg,
+}
+
+
+def taken(data: driftline.Dataset, samples: int) -> driftline.Dataset:
+    """Return the first samples of a dataset, as bytes."""
+    assert data.y is not None
+    return driftline.Dataset(data.x[:samples], data.y[:samples], classes=CLASSES, name=data.name, source=data.source)
+
+
+def error(part: str, make: Make, model: nn.Module, chosen: argparse.Namespace, seed: int) -> dict[str, float | None]:
+    """Run a method over a stream; return its results."""
+    source = cifar("data_batch_1", 10_000)
+    data = cifar("data_batch_5", 5000) if chosen.model == "own" else cifar("test_batch", 1000, "test")
+    stream = PARTS[part](taken(data, chosen.samples or len(data)), seed)
+    report = driftline.run(
+        stream,
+        make(model, source),
+        batch_size=1 if part == "single" else BATCH,
+        metrics=[DomainError(), Calibration()],
+        seed=seed,
+        progress=False,
+    )
+    return report.results
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    parser.add_argument("--model", choices=("own", "released"), default="own")
+    parser.add_argument("--samples", type=int, default=0, help="images in each domain; default: all")
+    parser.add_argument("--seeds", type=int, default=1, help="orders of the images")
+    parser.add_argument("--methods", default="", help="names, with commas; default: all")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--source", type=Path, default=Path("runs/source"), help="folder of the trained source model")
+    chosen = parser.parse_args()
+    if "DRIFTLINE_DATA" not in os.environ:
+        parser.error("set DRIFTLINE_DATA to the folder that holds cifar-10-batches-bin and weights")
+    torch.set_num_threads(chosen.threads)
+    warnings.simplefilter("once")
+    model = source_model(chosen.source) if chosen.model == "own" else driftline.weights.load_weights("resnet20")
+    for part in chosen.parts or PARTS:
+        table = SINGLE if part == "single" else METHODS
+        print(f"\n{part}, {chosen.model} model\n", flush=True)
+        for number, name in enumerate(n for n in table if not chosen.methods or n in chosen.methods.split(",")):
+            begun = time.perf_counter()
+            runs = [error(part, table[name], model, chosen, seed) for seed in range(chosen.seeds)]
+            domains = [key for key in runs[0] if key.startswith("domain_error/")]
+            if number == 0:
+                names = [key.partition("/")[2] for key in domains] if len(domains) <= 15 else []
+                print(f"| | mean error | ECE | {' | '.join([*names, 'time'])} |\n{'|---' * (4 + len(names))}|")
+            shown = domains if len(domains) <= 15 else []
+            values = [statistics.fmean(float(run[key] or 0.0) for run in runs) for key in ("domain_error", *shown)]
+            ece = statistics.fmean(float(run["calibration_error"] or 0.0) for run in runs)
+            cells = [f"{100 * values[0]:.1f}", f"{100 * ece:.1f}", *(f"{100 * v:.1f}" for v in values[1:])]
+            print(f"| {name} | {' | '.join(cells)} | {time.perf_counter() - begun:.0f} s |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
