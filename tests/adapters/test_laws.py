@@ -8,7 +8,7 @@ from torch import nn
 
 import driftline
 from driftline import adapters, scenarios
-from driftline.adapters import (, RoTTA)(
+from driftline.adapters import (
     EATA,
     ETA,
     ROID,
@@ -19,6 +19,7 @@ from driftline.adapters import (, RoTTA)(
     DeYO,
     RDumb,
     RealTime,
+    RoTTA,
     Source,
     Tent,
 )
