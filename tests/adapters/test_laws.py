@@ -82,7 +82,7 @@ ADAPTERS = {
     "CoTTA": (lambda model: CoTTA(model, lr=0.01, views=2, augmentations=[jiggle]), BY_BATCH),
     "CoTTA: conv": (lambda model: CoTTA(model, optimizer="nesterov", views=2), {**CONV, **BY_BATCH}),
     "RoTTA": (lambda model: RoTTA(model, lr=0.01, update_every=20, augmentation=jiggle), {}),
-    "RoTTA: conv": (lambda model: RoTTA(model, update_every=15), CONV),
+    "RoTTA: conv": (lambda model: RoTTA(model, capacity=4, update_every=15), CONV),
 }
 
 
