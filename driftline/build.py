@@ -9,7 +9,21 @@ from typing import TypeVar
 from torch import nn
 
 from driftline import methods
-from driftline.adapters import EATA, ETA, ROID, SAR, Adapter, BatchNormAdapter, CoTTA, DeYO, RDumb, RoTTA, Source, Tent
+from driftline.adapters import (
+    EATA,
+    ETA,
+    RMT,
+    ROID,
+    SAR,
+    Adapter,
+    BatchNormAdapter,
+    CoTTA,
+    DeYO,
+    RDumb,
+    RoTTA,
+    Source,
+    Tent,
+)
 from driftline.errors import ConfigError, unknown
 from driftline.learners import Learner
 from driftline.metrics import (
@@ -58,6 +72,7 @@ ADAPTERS: dict[str, Callable[..., Adapter]] = {
     "roid": ROID,
     "cotta": CoTTA,
     "rotta": RoTTA,
+    "rmt": RMT,
 }
 METRICS: dict[str, Callable[..., Metric]] = {
     "online": OnlineAccuracy,

@@ -8,6 +8,7 @@ from driftline.adapters.eata import EATA, ETA
 from driftline.adapters.model import ModelAdapter
 from driftline.adapters.rdumb import RDumb
 from driftline.adapters.real_time import RealTime
+from driftline.adapters.rmt import RMT
 from driftline.adapters.roid import ROID
 from driftline.adapters.rotta import RoTTA
 from driftline.adapters.sar import SAR
@@ -17,6 +18,7 @@ from driftline.adapters.tent import Tent
 __all__ = [
     "EATA",
     "ETA",
+    "RMT",
     "ROID",
     "SAR",
     "Adapter",

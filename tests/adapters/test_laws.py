@@ -11,6 +11,7 @@ from driftline import adapters, scenarios
 from driftline.adapters import (
     EATA,
     ETA,
+    RMT,
     ROID,
     SAR,
     Adapter,
@@ -82,6 +83,11 @@ ADAPTERS = {
     "CoTTA": (lambda model: CoTTA(model, lr=0.01, views=2, augmentations=[jiggle]), BY_BATCH),
     "CoTTA: conv": (lambda model: CoTTA(model, optimizer="nesterov", views=2), {**CONV, **BY_BATCH}),
     "RoTTA": (lambda model: RoTTA(model, lr=0.01, update_every=20, augmentation=jiggle), {}),
+    "RMT": (lambda model: RMT(model, lr=0.01, augmentation=jiggle), BY_BATCH),
+    "RMT: conv": (
+        lambda model: RMT(model, (uniform(40, 1, 8, 8), torch.arange(40) % 10), projection=8, batch=10),
+        {**CONV, **BY_BATCH},
+    ),
     "RoTTA: conv": (lambda model: RoTTA(model, capacity=4, update_every=15), CONV),
 }
 
