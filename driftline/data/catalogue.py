@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from driftline.data import cifar, images, tables
+from driftline.data import cifar, images, shifts, tables
 from driftline.data.arrays import from_npz, with_source
 from driftline.data.delimited import from_csv
 from driftline.data.files import data_root
@@ -25,7 +25,10 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "mnist": images.mnist,
     "fashion-mnist": images.fashion_mnist,
     "usps": images.usps,
+    "qmnist": shifts.qmnist,
+    "mnist-usps": shifts.mnist_usps,
     "cifar-10": cifar.cifar_10,
+    "cifar-10-jpeg": shifts.cifar_10_jpeg,
     "elec2": tables.elec2,
     "weather": tables.weather,
     "outdoor": tables.outdoor,
@@ -69,8 +72,8 @@ def load(
     input_range : (low, high), optional
         Move inputs from [0, 1] to this range, such as (-1, 1): see :func:`scale`.
     **options
-        Further arguments of the dataset: ``partial`` (cifar-10), ``classes`` (.npz), ``target``, ``kind``, ``columns``
-        and ``delimiter`` (.csv), ``size`` and ``mode`` (folders).
+        Further arguments of the dataset: ``partial`` (cifar-10), ``writers`` (qmnist), ``size`` (mnist-usps),
+        ``classes`` (.npz), ``target``, ``kind``, ``columns`` and ``delimiter`` (.csv), ``size`` and ``mode`` (folders).
 
     Returns
     -------

@@ -61,6 +61,18 @@ KNOWN: dict[str, tuple[int, str]] = {
         3073000,
         "8314c96d7cd65618193bab23acdd5d4c4af15bf6dd00a1781d55beedf3be1ef5",
     ),
+    "cifar-10-test-jpeg/test_jpg.tar": (
+        15452160,
+        "e48adedee3b04d8030be234342ac61b1d57961c070be4e10380b98c98b8ede40",
+    ),
+    "qmnist/qmnist-train-labels-idx2-int": (
+        1920012,
+        "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5",
+    ),
+    "qmnist/qmnist-test-labels-idx2-int": (
+        1920012,
+        "92d0ccb8c25f9c6534270fb4be7e1d24a1c6d315edfc8a638bfbd31c70f362dd",
+    ),
     "usps/usps_16x16.npz": (9530450, "495fcfceed589de0ecc6a684d4ed18c4986fb967bbf68930a9d3388d152bb39e"),
     "streams/elec2/elec2_data.dat": (2903434, "f96f3b096a5318c1dab465f9c64b50824f751d651a13b864137cfefac6a6bef2"),
     "streams/elec2/elec2_label.dat": (90624, "769805ed2f942698b72bb6398d1f685ddd2c8b01213334658df709466890c154"),
