@@ -205,6 +205,29 @@ def download_command(name: Annotated[str, typer.Argument(help="A dataset's name.
     typer.echo(f"{name} is in {data.download(name, data_root)}")
 
 
+@app.command("corrupt", help="Write a corrupted copy of images: driftline corrupt cifar-10 CIFAR-10-C --corruption fog")
+def corrupt_command(
+    data: Annotated[str, typer.Argument(help="A dataset's name, an .npz file or an image folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder for <corruption>.npy and labels.npy, as CIFAR-10-C has them.")],
+    corruption: Annotated[str, typer.Option(help="Names, with commas.  [default: the fifteen of CIFAR-10-C]")] = "",
+    severity: Annotated[str, typer.Option(help="Such as 1-5 or 3,5.")] = "1-5",
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    split: Annotated[str, typer.Option(help="Which part of the dataset.")] = "test",
+    data_set: Annotated[list[str] | None, typer.Option(help="Dataset parameter, key=value.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace files that are there already.")] = False,
+    data_root: Root = None,
+) -> None:
+    """Write a corrupted copy of a dataset."""
+    from driftline.data import load
+    from driftline.scenarios.corruptions import STANDARD
+    from driftline.scenarios.corruptions.files import write_corrupted
+
+    names = [name.strip() for name in corruption.split(",") if name.strip()] or STANDARD
+    images = load(data, data_root, split=split, **_values(data_set))  # type: ignore[arg-type]
+    folder = write_corrupted(images, out, names, _seeds(severity, "--severity", "severity"), seed, overwrite)
+    typer.echo(f"wrote {len(names)} corruptions of {len(images)} images to {folder}")
+
+
 def _values(settings: list[str] | None) -> dict[str, object]:
     """Read ``key=value`` settings; a value that is JSON is taken as such, anything else as text."""
     values: dict[str, object] = {}
@@ -219,13 +242,13 @@ def _values(settings: list[str] | None) -> dict[str, object]:
     return values
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    """Read seeds such as ``0-29`` or ``1,4,7-9``."""
+def _seeds(text: str, option: str = "--seeds", what: str = "seed") -> tuple[int, ...]:
+    """Read whole numbers such as ``0-29`` or ``1,4,7-9``."""
     seeds: list[int] = []
     for part in filter(None, text.replace(" ", "").split(",")):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise ConfigError(f"--seeds {text!r}: {part!r} is no seed; give such as 0-29 or 1,4,7")
+            raise ConfigError(f"{option} {text!r}: {part!r} is no {what}; give such as 0-29 or 1,4,7")
         seeds += range(int(first), int(last or first) + 1)
     return tuple(seeds)
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from driftline.data import cifar, images, shifts, tables
+from driftline.data import cifar, cifar_c, images, shifts, tables
 from driftline.data.arrays import from_npz, with_source
 from driftline.data.delimited import from_csv
 from driftline.data.files import data_root
@@ -28,6 +28,7 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "qmnist": shifts.qmnist,
     "mnist-usps": shifts.mnist_usps,
     "cifar-10": cifar.cifar_10,
+    "cifar10-c": cifar_c.cifar_10_c,
     "cifar-10-jpeg": shifts.cifar_10_jpeg,
     "elec2": tables.elec2,
     "weather": tables.weather,

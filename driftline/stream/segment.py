@@ -180,6 +180,8 @@ class Segment:
     def corrupt(self, corruption: str | Callable[..., Tensor], severity: float = 3) -> Segment:
         """Return the segment with an image corruption of Hendrycks & Dietterich (2019) applied.
 
+        Images are bytes, which become fractions of 255 first, or floats in [0, 1].
+
         Parameters
         ----------
         corruption : str or callable
@@ -191,6 +193,8 @@ class Segment:
         ------
         ConfigError
             For an unknown name or a severity out of range.
+        InputError
+            When the stream is read, for anything but images, or, on the CPU, values outside [0, 1].
         """
         import driftline.scenarios.corruptions
 

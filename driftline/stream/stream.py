@@ -266,6 +266,8 @@ class Stream:
         low, high = self.window
         whole = {} if (low, high) == (0, self.starts[-1]) else {"window": [low, high]}
         named = any(r.look for s in self.segments for r in s.recipes)
+        transforms = (t.function for s in self.segments for r in s.recipes for t in r.transforms)
+        notes = sorted({str(getattr(function, "note", "")) for function in transforms} - {""})
         return {
             "scenario": self.name,
             "parameters": dict(self.parameters),
@@ -275,6 +277,7 @@ class Stream:
             "data": [dict(d.source) or {"name": d.name} for d in self.datasets],
             "segments": [{"name": i.name, "start": i.start, "stop": i.stop} for i in self.infos()],
             **({"domains": self._domain_sizes()} if named else {}),
+            **({"notes": notes} if notes else {}),
         }
 
 

@@ -105,6 +105,11 @@ class Corruption:
     severity: float
     bytes: bool = False
 
+    @property
+    def note(self) -> str:
+        """What the record of a run must say of it besides the scenario's parameters; most often nothing."""
+        return str(getattr(self.function, "note", ""))
+
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the corrupted batch."""
         if self.severity == 0:
@@ -143,8 +148,8 @@ def get(corruption: str | Function, severity: float = 3, bytes: bool = False) ->
     -------
     Corruption
         ``frost`` takes the original photographs where they are in ``$DRIFTLINE_DATA/frost`` (by default
-        ``~/.cache/driftline/frost``), else textures of our own; its ``function`` tells which. To choose, give
-        ``Frost()`` or ``Frost(folder)`` in place of the name.
+        ``~/.cache/driftline/frost``), else textures of our own; its ``note``, which runs record, tells which. To
+        choose, give ``Frost()`` or ``Frost(folder)`` in place of the name.
 
     Raises
     ------

@@ -61,6 +61,11 @@ class Frost:
             if missing:
                 raise MissingDataError(f"frost: {', '.join(missing)} not found in {self.photographs}")
 
+    @property
+    def note(self) -> str:
+        """Which of the two it is, for records."""
+        return "frost: textures of our own" if self.photographs is None else "frost: original photographs"
+
     def __call__(self, x: Tensor, severity: float, generator: torch.Generator) -> Tensor:
         """Return the corrupted batch (B, C, H, W) of images in [0, 1], at a severity from 1 to 5."""
         check_images(x, "frost")
