@@ -73,7 +73,8 @@ def load(
     input_range : (low, high), optional
         Move inputs from [0, 1] to this range, such as (-1, 1): see :func:`scale`.
     **options
-        Further arguments of the dataset: ``partial`` (cifar-10), ``writers`` (qmnist), ``size`` (mnist-usps),
+        Further arguments of the dataset: ``partial`` (cifar-10), ``corruption``, ``severity``, ``folder`` (cifar10-c),
+        ``writers`` (qmnist), ``size`` (mnist-usps),
         ``classes`` (.npz), ``target``, ``kind``, ``columns`` and ``delimiter`` (.csv), ``size`` and ``mode`` (folders).
 
     Returns
