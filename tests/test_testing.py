@@ -1,6 +1,7 @@
 """The law suites, run over every public class; a new one without an entry in these tables fails."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -146,6 +147,12 @@ def on_digits(name, **parameters):
     return lambda seed: scenarios.get(name)(driftline.load("digits"), seed=seed, **parameters)
 
 
+def by_two_writers(seed):
+    data = driftline.load("digits")
+    splits = {"test_hsf_0": data.test, "test_hsf_4": replace(data, splits={})}
+    return scenarios.by_writer(replace(data, splits=splits), seed=seed)
+
+
 SCENARIOS = {
     "iid": (on_digits("iid"), {"each_once": True}),
     "class_incremental": (on_digits("class_incremental"), {"each_once": True}),
@@ -182,6 +189,8 @@ SCENARIOS = {
     "gradual_tta": (on_digits("gradual_tta", order=["contrast", "jpeg_compression"], samples=60), {}),
     "corruption_walk": (on_digits("corruption_walk", speed=90, steps=8), {}),
     "recurring_tta": (on_digits("recurring_tta", order=["frost"], visits=2), {"each_once": 2}),
+    "dataset_shift": (on_digits("dataset_shift", parts=["test", "train"]), {}),
+    "by_writer": (by_two_writers, {}),
     "slowly_changing_regression": (
         lambda seed: scenarios.slowly_changing_regression(seed=seed, samples=3000, period=700),
         {},

@@ -15,6 +15,7 @@ from driftline.scenarios.gradual import fade, gradual
 from driftline.scenarios.i_blurry import i_blurry
 from driftline.scenarios.iid import iid
 from driftline.scenarios.imbalanced import imbalanced
+from driftline.scenarios.natural_shift import by_writer, dataset_shift
 from driftline.scenarios.own import load_own
 from driftline.scenarios.permuted_inputs import permuted_inputs
 from driftline.scenarios.permuted_labels import permuted_labels
@@ -42,6 +43,8 @@ SCENARIOS: dict[str, Scenario[...]] = {
     "gradual_tta": gradual_tta,
     "recurring_tta": recurring_tta,
     "corruption_walk": corruption_walk,
+    "dataset_shift": dataset_shift,
+    "by_writer": by_writer,
 }
 
 
@@ -87,12 +90,14 @@ def get(name: str) -> Scenario[...]:
 
 __all__ = [
     "SCENARIOS",
+    "by_writer",
     "class_incremental",
     "class_tasks",
     "continual_tta",
     "correlate",
     "corruption_walk",
     "corruptions",
+    "dataset_shift",
     "domain_incremental",
     "domain_tasks",
     "fade",

@@ -1,6 +1,7 @@
 """What holds for every scenario."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,12 +42,15 @@ CASES = {
     "gradual_tta": {"order": ["contrast", "spatter"], "samples": 20},
     "recurring_tta": {"order": ["motion_blur"], "visits": 2},
     "corruption_walk": {"speed": 11, "steps": 14},
+    "dataset_shift": {"parts": ["train", "test_hsf_4"]},
+    "by_writer": {"order": [4, 0]},
 }
 
 
 def build(case: str, seed: int = 0):
     script = scenarios.get(case.split()[0])
-    data = (toy(samples=150),) if script.needs_data else ()
+    parts = {"test_hsf_0": toy(samples=80, seed=1), "test_hsf_4": toy(samples=70, seed=2)}
+    data = (replace(toy(samples=150), splits=parts),) if script.needs_data else ()
     return script(*data, seed=seed, **CASES[case])
 
 
