@@ -14,6 +14,9 @@ from driftline.scenarios.corruptions.severity import SMALL, blend, check_images,
 CIFAR = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
 IMAGENET = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))
 
+SHORT, LONG = 2, 12
+"""How far the kernels reach up to 64 pixels, and above."""
+
 
 def defocus_blur(x: Tensor, severity: float, generator: torch.Generator) -> Tensor:
     """Blur with a disk, as of a lens out of focus.
@@ -53,10 +56,22 @@ def defocus_blur(x: Tensor, severity: float, generator: torch.Generator) -> Tens
     check_images(x, "defocus_blur")
     weights = blend(severity, lambda level: _framed(disk(*row(x, level, CIFAR, IMAGENET)), x))
     reach = weights.shape[-1] // 2
-    planes = x.reshape(-1, 1, *x.shape[-2:])
-    rows, columns = (reflect_101(n, reach).to(x.device) for n in x.shape[-2:])
-    padded = planes[:, :, rows[:, None], columns]
+    rows = reflect_101(x.shape[-2], reach).to(x.device)
+    if reach == SHORT:
+        # A row of the result is one product with the rows that it is made of, side by side.
+        beside = x.flatten(0, 1)[:, rows].flatten(1).unfold(1, (2 * reach + 1) * x.shape[-1], x.shape[-1])
+        return (beside @ _bands(weights, x.shape[-1]).to(x)).view_as(x).clamp_(0, 1)
+    columns = reflect_101(x.shape[-1], reach).to(x.device)
+    padded = x.reshape(-1, 1, *x.shape[-2:])[:, :, rows[:, None], columns]
     return conv2d(padded, weights.to(x)[None, None]).view_as(x).clamp_(0, 1)
+
+
+def _bands(kernel: Tensor, width: int) -> Tensor:
+    """Return the matrix from the rows that a kernel covers, side by side, to its result's row, mirrored at the ends."""
+    bands = torch.zeros(len(kernel), width, width, dtype=kernel.dtype)
+    places = reflect_101(width, len(kernel) // 2).unfold(0, len(kernel), 1).T
+    index = places.expand(len(kernel), -1, -1)
+    return bands.scatter_add_(1, index, kernel[:, :, None].expand_as(index)).flatten(0, 1)
 
 
 def disk(radius: float, alias: float) -> Tensor:
@@ -81,6 +96,6 @@ def disk(radius: float, alias: float) -> Tensor:
 
 def _framed(kernel: Tensor, x: Tensor) -> Tensor:
     """Cut or fill a kernel to the size that all kernels for these images share."""
-    reach = 2 if max(x.shape[-2:]) <= SMALL else 12
+    reach = SHORT if max(x.shape[-2:]) <= SMALL else LONG
     more = reach - kernel.shape[-1] // 2
     return pad(kernel, (more,) * 4)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from driftline.errors import ConfigError, MissingDataError
-from driftline.scenarios.corruptions.linear import mirrored
 from driftline.scenarios.corruptions.severity import SMALL, check_images, constants
 
 CIFAR = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
@@ -69,17 +68,17 @@ class Frost:
     def __call__(self, x: Tensor, severity: float, generator: torch.Generator) -> Tensor:
         """Return the corrupted batch (B, C, H, W) of images in [0, 1], at a severity from 1 to 5."""
         check_images(x, "frost")
-        photographs = _photographs(self.photographs, max(x.shape[-2:]) <= SMALL, x.device)
+        pixels, heights, widths, starts = _photographs(self.photographs, max(x.shape[-2:]) <= SMALL, x.device)
         draws = torch.rand(len(x), 3, generator=generator, device=x.device)
-        which = (draws[:, 0] * len(photographs)).long().clamp_(max=len(photographs) - 1)
-        crops = torch.zeros(len(x), 3, *x.shape[-2:], device=x.device)
-        for number, photograph in enumerate(photographs):  # all draws go through each, so that none waits for the host
-            places = []
-            for axis, (have, want) in enumerate(zip(photograph.shape[-2:], x.shape[-2:])):
-                start = (draws[:, 1 + axis] * max(1, have - want)).long()
-                places.append(mirrored(start[:, None] + torch.arange(want, device=x.device), have))
-            crop = photograph[:, places[0][:, :, None], places[1][:, None]].movedim(1, 0)
-            crops = torch.where((which == number).view(-1, 1, 1, 1), crop, crops)
+        which = (draws[:, 0] * len(starts)).long().clamp_(max=len(starts) - 1)
+        places = []
+        for draw, sizes, want in zip(draws[:, 1:].unbind(1), (heights, widths), x.shape[-2:]):
+            size = sizes[which]
+            first = (draw * (size - want).clamp_(min=1)).long()
+            place = (first[:, None] + torch.arange(want, device=x.device)) % (2 * size - 2)[:, None]
+            places.append(torch.minimum(place, (2 * size - 2)[:, None] - place))
+        rows = starts[which, None] + places[0] * widths[which, None]
+        crops = pixels[:, rows[:, :, None] + places[1][:, None]].movedim(0, 1)
         return with_crop(x, severity, crops.to(x.dtype))
 
 
@@ -111,11 +110,20 @@ def with_crop(x: Tensor, severity: float, crop: Tensor) -> Tensor:
 
 
 @cache
-def _photographs(folder: str | None, small: bool, device: torch.device) -> tuple[Tensor, ...]:
-    """Return the photographs or textures, (3, H, W) in [0, 1] on the device."""
+def _photographs(folder: str | None, small: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all photographs or textures in one row of pixels (3, pixels), their heights, widths and first pixels."""
     if folder is None:
         made = [texture(number) for number in range(len(COLOURS))]
-        return tuple((part[:, ::2, ::2] if small else part).to(device) for part in made)
+        parts = [part[:, ::2, ::2] if small else part for part in made]
+    else:
+        parts = _read(folder, small)
+    heights, widths = (torch.tensor([part.shape[axis] for part in parts]) for axis in (1, 2))
+    starts = (heights * widths).cumsum(0) - heights * widths
+    pixels = torch.cat([part.flatten(1) for part in parts], 1)
+    return pixels.to(device), heights.to(device), widths.to(device), starts.to(device)
+
+
+def _read(folder: str, small: bool) -> list[Tensor]:
     try:
         import numpy as np
         from PIL import Image
@@ -126,8 +134,8 @@ def _photographs(folder: str | None, small: bool, device: torch.device) -> tuple
         with Image.open(Path(folder, name)) as image:
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0).float() / 255
         # A linear resize to a fifth meets the middle of every five pixels exactly.
-        read.append((pixels[:, 2::5, 2::5] if small else pixels).to(device))
-    return tuple(read)
+        read.append(pixels[:, 2::5, 2::5] if small else pixels)
+    return read
 
 
 @cache

@@ -16,7 +16,14 @@ def blur(x: Tensor, sigma: float, edge: str = "nearest", truncate: float = 4) ->
     if int(truncate * sigma + 0.5) == 0:
         return x.clone()
     down, across = (gaussian_matrix(n, sigma, edge, truncate).to(x) for n in x.shape[-2:])
-    return down @ (x.reshape(-1, x.shape[-1]) @ across.T).view_as(x)
+    return both(x, down, across)
+
+
+def both(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Return ``down @ x @ across.T`` of images (..., H, W), as two large products, not many small ones."""
+    rows = x.reshape(-1, x.shape[-1]) @ across.T
+    turned = rows.view(*x.shape[:-1], -1).transpose(-1, -2)
+    return (turned.reshape(-1, x.shape[-2]) @ down.T).view(*turned.shape[:-1], -1).transpose(-1, -2).contiguous()
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from driftline.scenarios.corruptions.linear import grey, zoom_matrix
+from driftline.scenarios.corruptions.linear import both, grey, zoom_matrix
 from driftline.scenarios.corruptions.severity import blend, check_images, row, to_levels
 from driftline.scenarios.corruptions.smear import smear
 
@@ -74,7 +74,7 @@ def with_flakes(x: Tensor, severity: float, normal: Tensor, degrees: Tensor) -> 
         mean, deviation, zoom, threshold, radius, sigma, share = row(x, level, CIFAR, IMAGENET)
         layer = mean + deviation * normal[:, None]
         if zoom != 1:
-            layer = zoom_matrix(height, zoom).to(x) @ layer @ zoom_matrix(width, zoom).T.to(x)
+            layer = both(layer, zoom_matrix(height, zoom).to(x), zoom_matrix(width, zoom).to(x))
         layer = to_levels(torch.where(layer < threshold, 0, layer).clamp_(0, 1))
         layer = smear(layer, int(radius), sigma, degrees) / 255
         return (torch.lerp(light, x, share) + layer + layer.flip(2, 3)).clamp_(0, 1)

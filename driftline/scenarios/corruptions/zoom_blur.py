@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from driftline.scenarios.corruptions.linear import zoom_matrix
-from driftline.scenarios.corruptions.severity import blend, check_images, row
+from driftline.scenarios.corruptions.severity import SMALL, blend, check_images, row
 
 CIFAR = ((0.01, 7), (0.01, 12), (0.01, 16), (0.01, 21), (0.01, 26))
 IMAGENET = ((0.01, 12), (0.01, 16), (0.02, 11), (0.02, 13), (0.03, 11))
@@ -54,6 +56,9 @@ def zoom_blur(x: Tensor, severity: float, generator: torch.Generator) -> Tensor:
         step, count = row(x, level, CIFAR, IMAGENET)
         # The step as numpy's arange has it, whose last bit decides how a size of 32.5 pixels is rounded.
         zooms = [1 + ((1 + step) - 1) * i for i in range(int(count))]
+        if height * width <= SMALL * SMALL // 4:
+            summed = x.flatten(2) @ _operator(height, width, tuple(zooms)).to(x)
+            return ((x + summed.view_as(x)) / (len(zooms) + 1)).clamp_(0, 1)
         down = torch.stack([zoom_matrix(height, zoom) for zoom in zooms]).to(x)
         across = torch.stack([zoom_matrix(width, zoom).T for zoom in zooms]).to(x)
         rows = torch.einsum("fij,bcjk->bcifk", down, x)
@@ -61,3 +66,10 @@ def zoom_blur(x: Tensor, severity: float, generator: torch.Generator) -> Tensor:
         return ((x + summed.view_as(x)) / (len(zooms) + 1)).clamp_(0, 1)
 
     return blend(severity, whole)
+
+
+@cache
+def _operator(height: int, width: int, zooms: tuple[float, ...]) -> Tensor:
+    """Return all zooms of a small image, summed, as one matrix between its pixels: (H * W, H * W)."""
+    pairs = ((zoom_matrix(height, zoom), zoom_matrix(width, zoom)) for zoom in zooms)
+    return sum((torch.kron(down, across) for down, across in pairs), torch.zeros(())).T.float().contiguous()
