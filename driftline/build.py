@@ -12,9 +12,12 @@ from driftline import methods
 from driftline.adapters import (
     EATA,
     ETA,
+    LAME,
     RMT,
     ROID,
     SAR,
+    T3A,
+    AdaNPC,
     Adapter,
     BatchNormAdapter,
     CoTTA,
@@ -73,6 +76,9 @@ ADAPTERS: dict[str, Callable[..., Adapter]] = {
     "cotta": CoTTA,
     "rotta": RoTTA,
     "rmt": RMT,
+    "lame": LAME,
+    "t3a": T3A,
+    "adanpc": AdaNPC,
 }
 METRICS: dict[str, Callable[..., Metric]] = {
     "online": OnlineAccuracy,

@@ -1,10 +1,12 @@
 """Adapters: models that adapt at test time, without labels."""
 
+from driftline.adapters.adanpc import AdaNPC
 from driftline.adapters.base import Adapter
 from driftline.adapters.batch_norm import BatchNormAdapter
 from driftline.adapters.cotta import CoTTA
 from driftline.adapters.deyo import DeYO
 from driftline.adapters.eata import EATA, ETA
+from driftline.adapters.lame import LAME
 from driftline.adapters.model import ModelAdapter
 from driftline.adapters.rdumb import RDumb
 from driftline.adapters.real_time import RealTime
@@ -13,14 +15,18 @@ from driftline.adapters.roid import ROID
 from driftline.adapters.rotta import RoTTA
 from driftline.adapters.sar import SAR
 from driftline.adapters.source import Source
+from driftline.adapters.t3a import T3A
 from driftline.adapters.tent import Tent
 
 __all__ = [
     "EATA",
     "ETA",
+    "LAME",
     "RMT",
     "ROID",
     "SAR",
+    "T3A",
+    "AdaNPC",
     "Adapter",
     "BatchNormAdapter",
     "CoTTA",

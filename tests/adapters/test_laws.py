@@ -11,9 +11,12 @@ from driftline import adapters, scenarios
 from driftline.adapters import (
     EATA,
     ETA,
+    LAME,
     RMT,
     ROID,
     SAR,
+    T3A,
+    AdaNPC,
     Adapter,
     BatchNormAdapter,
     CoTTA,
@@ -48,6 +51,11 @@ def uniform(*shape):
 def jiggle(x, random):
     """A view of samples that are no images."""
     return x + 0.1 * torch.randn(x.shape, generator=random, device=x.device)
+
+
+def labelled(*shape):
+    """Source samples of three classes, and their labels."""
+    return uniform(*shape), torch.arange(shape[0]) % 3
 
 
 CONV = {"make_model": conv, "stream": digits}
@@ -89,6 +97,18 @@ ADAPTERS = {
         {**CONV, **BY_BATCH},
     ),
     "RoTTA: conv": (lambda model: RoTTA(model, capacity=4, update_every=15), CONV),
+    "LAME": (LAME, BY_BATCH),
+    "LAME: conv": (lambda model: LAME(model, "knn", symmetric=True), {**CONV, **BY_BATCH}),
+    "T3A": (lambda model: T3A(model, filter_k=5), {}),
+    "T3A: conv": (lambda model: T3A(model, filter_k=1), CONV),
+    "AdaNPC": (lambda model: AdaNPC(model, labelled(20, 4), k=5, capacity=30), {}),
+    "AdaNPC: reservoir": (lambda model: AdaNPC(model, labelled(20, 4), k=5, capacity=30, eviction="reservoir"), {}),
+    "AdaNPC: conv": (
+        lambda model: AdaNPC(
+            model, labelled(40, 1, 8, 8), capacity=30, eviction="balanced", eps_ball=0.9, variant="released"
+        ),
+        {**CONV, **BY_BATCH},
+    ),
 }
 
 
