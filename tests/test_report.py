@@ -307,6 +307,12 @@ def test_runs_are_not_averaged_when_more_or_less_than_the_seed_differs(tmp_path,
     assert len(table) == 2
 
 
+def test_seeds_whose_streams_have_other_domains_are_averaged(tmp_path):
+    domains = [{"fog 5": 500, "snow 5": 1000}, {"frost 5": 1500}]
+    runs = [load(tmp_path / f"{s}", seed=s, scenario={"seed": s, "domains": d}) for s, d in enumerate(domains)]
+    assert [row["run"] for row in rows(runs)] == ["replay", "replay", "replay, mean"]
+
+
 def test_different_look_ahead_shifts_are_not_averaged_away(tmp_path):
     runs = [load(tmp_path / f"{s}", seed=s, results={"near_future_shift": s}) for s in (64, 128)]
     assert rows(runs)[2]["S"] == "64-128"

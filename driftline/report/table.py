@@ -248,8 +248,8 @@ def _scenarios(runs: Sequence[Run]) -> list[str]:
 
 
 def _apart_from_seeds(run: Run) -> str:
-    """Everything about a run but seeds, where it ran and how often it recorded."""
-    scenario = {k: v for k, v in run.scenario.items() if k != "segments"}
+    """Everything about a run but seeds, what the seed made of the stream, where it ran and how often it recorded."""
+    scenario = {k: v for k, v in run.scenario.items() if k not in ("segments", "domains")}
     protocol = [run.protocol.get("batch_size"), run.protocol.get("metrics")]
     return json.dumps([run.name, _split_seeds(run.learner)[0], _split_seeds(scenario)[0], protocol], sort_keys=True)
 
