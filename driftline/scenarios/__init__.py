@@ -8,7 +8,7 @@ from driftline.errors import unknown
 from driftline.scenarios import corruptions
 from driftline.scenarios.class_incremental import class_incremental, class_tasks
 from driftline.scenarios.continual_tta import continual_tta, gradual_tta, mixed_tta, recurring_tta
-from driftline.scenarios.correlated import correlate
+from driftline.scenarios.correlated import correlate, shift_labels
 from driftline.scenarios.corruption_walk import corruption_walk, measure_accuracy
 from driftline.scenarios.domain_incremental import domain_incremental, domain_tasks
 from driftline.scenarios.gradual import fade, gradual
@@ -115,6 +115,7 @@ __all__ = [
     "random_labels",
     "recurring",
     "recurring_tta",
+    "shift_labels",
     "si_blurry",
     "slowly_changing_regression",
 ]

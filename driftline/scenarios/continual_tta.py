@@ -8,8 +8,9 @@ import torch
 
 from driftline.errors import ConfigError, ScenarioError
 from driftline.scenarios import corruptions
-from driftline.scenarios.checks import choice, images, samples_per_task, unit_range
-from driftline.scenarios.correlated import RULES, correlate
+from driftline.scenarios.checks import choice, images, samples_per_task, unit_range, whole
+from driftline.scenarios.class_incremental import evenly
+from driftline.scenarios.correlated import RULES, correlate, shift_labels
 from driftline.stream.join import concatenate
 from driftline.stream.scenario import scenario
 from driftline.stream.segment import Segment
@@ -27,7 +28,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
 }
 """Orders of the fifteen corruptions: of the benchmark, the first of CoTTA's ten for ImageNet-C, and RoTTA's."""
 
-CORRELATIONS = ("none", *RULES)
+CORRELATIONS = ("none", *RULES, "sar")
 
 
 @scenario
@@ -40,6 +41,7 @@ def continual_tta(
     shuffle: bool = True,
     correlation: str = "none",
     concentration: float = 0.1,
+    fresh: bool = False,
 ) -> Iterator[Segment]:
     """Corruptions one after the other, the same images under each: for adapters, which see no labels.
 
@@ -58,10 +60,14 @@ def continual_tta(
         The first so many images are played under each corruption. Default: all.
     shuffle : bool
         Play each domain in a new order. False keeps the dataset's.
-    correlation : "none", "note" or "rotta"
-        Labels in runs, in place of a shuffle: see :func:`correlate`.
+    correlation : "none", "note", "rotta" or "sar"
+        Labels in runs, in place of a shuffle: see :func:`correlate`; "sar": :func:`shift_labels`, in which one class
+        after another fills nearly a whole phase, drawn with replacement.
     concentration : float
-        Of the Dirichlet draws of ``correlation``.
+        Of the Dirichlet draws of "note" and "rotta".
+    fresh : bool
+        Deal the images out over the corruptions at random, so that none is seen twice; ``samples`` is then what each
+        corruption gets. False: every corruption shows the same images.
 
     Raises
     ------
@@ -82,7 +88,17 @@ def continual_tta(
     >>> stream.domain_names
     ('fog 5', 'contrast 5')
     """
-    for domain in corrupted(data, rng, order, severity, samples):
+    dealt = corrupted(data, rng, order, severity, None if fresh else samples)
+    if fresh:
+        sizes = evenly(len(data), len(dealt))
+        each = min(sizes)
+        if samples is not None or each < 1:
+            whole("samples", samples, 1, each, f"{len(data)} images for {len(dealt)} corruptions")
+            sizes = [each if samples is None else samples] * len(dealt)
+        starts = [sum(sizes[:i]) for i in range(len(dealt))]
+        places = torch.randperm(len(data), generator=rng)
+        dealt = [domain.at(places[start : start + n]) for domain, start, n in zip(dealt, starts, sizes)]
+    for domain in dealt:
         yield arranged(domain, rng, shuffle, correlation, concentration)
 
 
@@ -248,6 +264,8 @@ def in_order(order: str | Sequence[str], rng: torch.Generator) -> list[str]:
 def arranged(domain: Segment, rng: torch.Generator, shuffle: bool, correlation: str, concentration: float) -> Segment:
     """Return a domain's samples shuffled, in runs of labels, or as they are."""
     choice("correlation", correlation, CORRELATIONS)
+    if correlation == "sar":
+        return shift_labels(domain, rng)
     if correlation != "none":
         return correlate(domain, rng, correlation, concentration)
     return domain.shuffle(rng) if shuffle else domain

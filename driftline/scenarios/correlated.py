@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from driftline.errors import ScenarioError
 from driftline.scenarios.checks import above, choice, classes_in, whole
+from driftline.scenarios.class_incremental import evenly
 from driftline.stream.segment import Segment
 
 RULES = ("note", "rotta")
@@ -72,6 +75,59 @@ def correlate(
     for slot in shares:
         places += [slot[number] for number in torch.randperm(len(slot), generator=rng).tolist()]
     return segment.at(torch.cat(places))
+
+
+def shift_labels(segment: Segment, rng: torch.Generator, ratio: float = 500_000.0) -> Segment:
+    """Return draws from a segment in phases, one for each class, which dominates it: a word of the scenario language.
+
+    Parameters
+    ----------
+    segment : Segment
+        With classes.
+    rng : torch.Generator
+        Of the classes' order and of the draws.
+    ratio : float
+        How much likelier a phase's class is than each other class, at least 1, however many samples either has.
+        Infinite: a phase has its class alone.
+
+    Returns
+    -------
+    Segment
+        As many samples as the segment has, in phases of even length; drawn with replacement, since a phase can need
+        more samples of its class than there are.
+
+    Raises
+    ------
+    ScenarioError
+        For data without classes, or a ratio below 1.
+
+    Notes
+    -----
+    Source: Niu et al., *Towards stable test-time adaptation in dynamic wild world*, ICLR 2023: 1000 phases of 100 draws
+    for the 1000 classes of ImageNet-C, ratio 500 000 by default; here phases share the segment's length.
+
+    Examples
+    --------
+    >>> import driftline
+    >>> data = Segment.of(driftline.load("digits"))
+    >>> labels = shift_labels(data, torch.Generator().manual_seed(0), ratio=math.inf).labels()
+    >>> int((labels[1:] != labels[:-1]).sum())
+    9
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not ratio >= 1:
+        raise ScenarioError(f"ratio={ratio!r}: must be a number of at least 1")
+    present = classes_in(segment)
+    labels = segment.class_labels()
+    places = [(labels == label).nonzero().flatten() for label in present.tolist()]
+    order = torch.randperm(len(present), generator=rng).tolist()
+    drawn = []
+    for dominant, size in zip(order, evenly(len(segment), len(present))):
+        weights = torch.full((len(present),), 0.0 if math.isinf(ratio) else 1 / ratio, dtype=torch.float64)
+        weights[dominant] = 1.0
+        for which in torch.multinomial(weights, size, replacement=True, generator=rng).tolist():
+            mine = places[which]
+            drawn.append(mine[torch.randint(len(mine), (1,), generator=rng)])
+    return segment.at(torch.cat(drawn))
 
 
 def _divide(

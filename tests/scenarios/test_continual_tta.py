@@ -141,3 +141,19 @@ def test_an_adapter_runs_on_grey_images():
     metric = driftline.metrics.DomainError()
     report = driftline.run(stream, driftline.adapters.Tent(model), batch_size=25, metrics=[metric])
     assert {f"domain_error/{name} 5" for name in corruptions.STANDARD} <= set(report.results)
+
+
+def test_fresh_images_are_dealt_out_over_the_corruptions():
+    stream = scenarios.continual_tta(images(), order=["fog", "snow", "frost"], fresh=True)
+    assert [len(s) for s in stream.segments] == [14, 13, 13]
+    assert torch.equal(torch.cat([s.rows for s in stream.segments]).sort().values, torch.arange(40))
+    few = scenarios.continual_tta(images(), order=["fog", "snow"], samples=20, fresh=True)
+    assert [len(s) for s in few.segments] == [20, 20]
+    with pytest.raises(ScenarioError, match=r"samples=21: .*40 images for 2 corruptions"):
+        scenarios.continual_tta(images(), order=["fog", "snow"], samples=21, fresh=True)
+
+
+def test_one_class_after_another_dominates_a_domain():
+    stream = scenarios.continual_tta(images(400), order=["fog"], correlation="sar")
+    phases = stream.segments[0].labels().reshape(4, 100)
+    assert sorted(phases.mode(1).values.tolist()) == [0, 1, 2, 3]

@@ -3,7 +3,7 @@ import torch
 
 import driftline
 from driftline.errors import ScenarioError
-from driftline.scenarios import correlate
+from driftline.scenarios import correlate, shift_labels
 from driftline.scenarios.correlated import _dirichlet, _divide
 from driftline.stream import Dataset, Segment
 
@@ -85,3 +85,23 @@ def test_settings_out_of_range_are_refused(settings):
 def test_data_without_classes_is_refused():
     with pytest.raises(ScenarioError):
         correlate(Segment.of(driftline.Dataset(torch.rand(10, 2), torch.rand(10))), rng())
+
+
+def test_each_class_dominates_a_phase_of_even_length():
+    found = shift_labels(segment(), rng(), ratio=500)
+    phases = found.labels().reshape(10, 200)
+    assert sorted(phases.mode(1).values.tolist()) == list(range(10))
+    # Each of 2000 draws is of the phase's class with probability 500/509.
+    share = float((phases == phases.mode(1, keepdim=True).values).float().mean())
+    assert abs(share - 500 / 509) < 4 * (500 / 509 * 9 / 509 / 2000) ** 0.5
+
+
+def test_a_ratio_of_one_is_a_shuffle_and_an_infinite_one_a_class_alone():
+    assert runs(shift_labels(segment(), rng(), ratio=1).labels()) > 1500
+    assert runs(shift_labels(segment(), rng(), ratio=float("inf")).labels()) == 10
+
+
+@pytest.mark.parametrize("ratio", [0.5, float("nan"), True, "high"])
+def test_a_ratio_below_one_is_refused(ratio):
+    with pytest.raises(ScenarioError, match="ratio"):
+        shift_labels(segment(), rng(), ratio)
