@@ -22,6 +22,7 @@ from driftline.adapters import (
     BatchNormAdapter,
     CoTTA,
     DeYO,
+    DynamicEvaluation,
     RDumb,
     RoTTA,
     Source,
@@ -79,6 +80,7 @@ ADAPTERS: dict[str, Callable[..., Adapter]] = {
     "lame": LAME,
     "t3a": T3A,
     "adanpc": AdaNPC,
+    "dynamic-evaluation": DynamicEvaluation,
 }
 METRICS: dict[str, Callable[..., Metric]] = {
     "online": OnlineAccuracy,

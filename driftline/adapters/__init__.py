@@ -3,8 +3,11 @@
 from driftline.adapters.adanpc import AdaNPC
 from driftline.adapters.base import Adapter
 from driftline.adapters.batch_norm import BatchNormAdapter
+from driftline.adapters.collapse_guard import CollapseGuard
 from driftline.adapters.cotta import CoTTA
 from driftline.adapters.deyo import DeYO
+from driftline.adapters.drm import DRM
+from driftline.adapters.dynamic_evaluation import DynamicEvaluation
 from driftline.adapters.eata import EATA, ETA
 from driftline.adapters.lame import LAME
 from driftline.adapters.model import ModelAdapter
@@ -14,11 +17,13 @@ from driftline.adapters.rmt import RMT
 from driftline.adapters.roid import ROID
 from driftline.adapters.rotta import RoTTA
 from driftline.adapters.sar import SAR
+from driftline.adapters.sliding_window import SlidingWindow
 from driftline.adapters.source import Source
 from driftline.adapters.t3a import T3A
 from driftline.adapters.tent import Tent
 
 __all__ = [
+    "DRM",
     "EATA",
     "ETA",
     "LAME",
@@ -30,11 +35,14 @@ __all__ = [
     "Adapter",
     "BatchNormAdapter",
     "CoTTA",
+    "CollapseGuard",
     "DeYO",
+    "DynamicEvaluation",
     "ModelAdapter",
     "RDumb",
     "RealTime",
     "RoTTA",
+    "SlidingWindow",
     "Source",
     "Tent",
 ]

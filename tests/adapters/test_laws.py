@@ -9,6 +9,7 @@ from torch import nn
 import driftline
 from driftline import adapters, scenarios
 from driftline.adapters import (
+    DRM,
     EATA,
     ETA,
     LAME,
@@ -19,11 +20,14 @@ from driftline.adapters import (
     AdaNPC,
     Adapter,
     BatchNormAdapter,
+    CollapseGuard,
     CoTTA,
     DeYO,
+    DynamicEvaluation,
     RDumb,
     RealTime,
     RoTTA,
+    SlidingWindow,
     Source,
     Tent,
 )
@@ -56,6 +60,26 @@ def jiggle(x, random):
 def labelled(*shape):
     """Source samples of three classes, and their labels."""
     return uniform(*shape), torch.arange(shape[0]) % 3
+
+
+def heads(features, classes):
+    """Two heads, the same ones each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        return [nn.Linear(features, classes) for _ in range(2)]
+
+
+def characters():
+    """A model of the next of seven tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 7))
+
+
+def tokens():
+    """Segments of six tokens, and the token that follows each."""
+    text = torch.randint(7, (500, 7), generator=torch.Generator().manual_seed(0))
+    return scenarios.iid(driftline.Dataset(text[:, :6], text[:, 6]))
 
 
 CONV = {"make_model": conv, "stream": digits}
@@ -108,6 +132,24 @@ ADAPTERS = {
             model, labelled(40, 1, 8, 8), capacity=30, eviction="balanced", eps_ball=0.9, variant="released"
         ),
         {**CONV, **BY_BATCH},
+    ),
+    "SlidingWindow": (lambda model: SlidingWindow(Source(model), size=16), {}),
+    "SlidingWindow: Tent": (lambda model: SlidingWindow(Tent(model, lr=0.01), size=16), BY_BATCH),
+    "SlidingWindow: conv": (lambda model: SlidingWindow(Tent(model), size=4), {**CONV, **BY_BATCH}),
+    "CollapseGuard": (lambda model: CollapseGuard(Source(model), every=2), {}),
+    "CollapseGuard: Tent": (lambda model: CollapseGuard(Tent(model, lr=0.01), every=2), BY_BATCH),
+    "CollapseGuard: rolled back": (
+        lambda model: CollapseGuard(Tent(model, lr=1.0), every=2, accuracy=0.9),
+        {**CONV, **BY_BATCH},
+    ),
+    "DRM": (lambda model: DRM(model[:-1], heads(8, 3)), {}),
+    "DRM: conv": (
+        lambda model: DRM(model[:-1], heads(36, 10), pseudo_labels="combined", beta=0.1, lr=0.01),
+        CONV,
+    ),
+    "DynamicEvaluation": (
+        lambda model: DynamicEvaluation(model, lr=0.1, rule="sgd"),
+        {"make_model": characters, "stream": tokens},
     ),
 }
 
