@@ -22,7 +22,7 @@ from driftline.adapters.wrapper import Wrapper
 from driftline.errors import ConfigError, InputError
 from driftline.stream.modules import evaluate
 
-KEPT_EVENTS = 100
+KEPT_EVENTS = 20
 """Rollbacks that are described; the earlier ones are only counted."""
 
 
@@ -43,7 +43,8 @@ class CollapseGuard(Wrapper):
       disagrees more than the source errs must err itself. It crosses below ``accuracy``.
 
     An adapter whose own loss or scores become NaN or Inf has collapsed, too. The batch at which a collapse is seen is
-    predicted anew by the good state.
+    predicted anew by the good state. The adapter then rests for ``pause`` batches: the same steps would make it
+    collapse again, which is seen some batches late each time.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ class CollapseGuard(Wrapper):
     every : int
         Batches between two copies of the adapter's state, at least 1. A copy counts as good once so many further
         batches have come during which no signal was more than half-way to its level.
+    pause : int
+        Batches after a rollback that are predicted without adapting to them, at least 0.
     source : nn.Module, optional
         The source model, copied. Default: a copy of the adapter's network as it is now.
     classifier : str, optional
@@ -110,6 +113,7 @@ class CollapseGuard(Wrapper):
         accuracy: float | None = 0.6,
         momentum: float = 0.3,
         every: int = 10,
+        pause: int = 20,
         source: nn.Module | None = None,
         classifier: str | None = None,
     ) -> None:
@@ -122,6 +126,7 @@ class CollapseGuard(Wrapper):
         if momentum == 0:
             raise ConfigError("momentum=0: must be above 0, or no batch would count")
         at_least("every", every, 1)
+        at_least("pause", pause, 0)
         super().__init__(inner)
         network = inner.network() if source is None else source
         if network is None:
@@ -129,27 +134,34 @@ class CollapseGuard(Wrapper):
                 f"source=None: {type(inner).__name__} has no network to compare with; give the source model"
             )
         self.entropy, self.marginal, self.drift, self.accuracy = entropy, marginal, drift, accuracy
-        self.momentum, self.every, self.classifier = momentum, every, classifier
+        self.momentum, self.every, self.pause, self.classifier = momentum, every, pause, classifier
         self.source = frozen(network)
         has_linear = any(isinstance(module, nn.Linear) for module in network.modules())
         self._tap = ClassifierTap(self.source, classifier) if has_linear or classifier else None
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self.batches = self.rollbacks = self._quiet = 0
+        self.batches = self.rollbacks = self._quiet = self._rest = 0
+        self._adapted = True
         self.events: list[dict[str, object]] = []
         self.signals: dict[str, float] = {}
         self._averages: dict[str, Tensor] = {}
-        self._good = self._copy()
+        self._good = self._copy(0)
         self._candidate: dict[str, object] | None = None
 
-    def _copy(self) -> dict[str, object]:
-        state = {"batches": self.batches, "averages": self._averages, "inner": self.inner.state_dict()}
-        return copy.deepcopy(state)
+    def _copy(self, met: int) -> dict[str, object]:
+        """Return the adapter as it is after so many batches."""
+        return copy.deepcopy({"batches": met, "averages": self._averages, "inner": self.inner.state_dict()})
 
     def adapt(self, x: Tensor) -> Tensor:
         """Let the inner adapter adapt to samples (B, *input); return its scores, or those of the last good state."""
         self.check(x)
+        if self._rest:
+            scores = self.inner.predict(x)
+            self._rest -= 1
+            self.batches += 1
+            self._adapted = False
+            return scores
         features, reference = self._source(x)
         found: list[Tensor] = []
         try:
@@ -169,7 +181,13 @@ class CollapseGuard(Wrapper):
         else:
             self._keep(reached[worst] < 0.5)
         self.batches += 1
+        self._adapted = True
         return scores
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the last batch was adapted to, if only to be undone; False while the adapter rests."""
+        return self._adapted and super().adapted
 
     def _source(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the source's features and scores."""
@@ -247,9 +265,8 @@ class CollapseGuard(Wrapper):
         self.rollbacks += 1
         self.inner.load_state_dict(cast(Mapping[str, object], self._good["inner"]))
         self._averages = copy.deepcopy(cast(dict[str, Tensor], self._good["averages"]))
-        self._candidate, self._quiet = None, 0
+        self._candidate, self._quiet, self._rest = None, 0, self.pause
         if self.rollbacks == 1:
-            # Not by self.describe(): a long text would hide what matters.
             warnings.warn(
                 f"{type(self.inner).__name__} has collapsed at batch {self.batches} "
                 f"({signal} {value:.3g}, level {level}) "
@@ -265,9 +282,7 @@ class CollapseGuard(Wrapper):
         if self._quiet % self.every == 0:
             if self._candidate is not None:
                 self._good = self._candidate
-            self.batches += 1
-            self._candidate = self._copy()
-            self.batches -= 1
+            self._candidate = self._copy(self.batches + 1)
         self._quiet += 1
 
     def reset(self) -> None:
@@ -281,6 +296,8 @@ class CollapseGuard(Wrapper):
             "batches": self.batches,
             "rollbacks": self.rollbacks,
             "quiet": self._quiet,
+            "rest": self._rest,
+            "adapted": self._adapted,
             "events": self.events,
             "signals": self.signals,
             "averages": dict(self._averages),
@@ -292,7 +309,8 @@ class CollapseGuard(Wrapper):
         """Continue from an :meth:`own_state`."""
         state = copy.deepcopy(dict(state))
         self.batches, self.rollbacks = cast(int, state["batches"]), cast(int, state["rollbacks"])
-        self._quiet = cast(int, state["quiet"])
+        self._quiet, self._rest = cast(int, state["quiet"]), cast(int, state["rest"])
+        self._adapted = bool(state["adapted"])
         self.events = cast(list[dict[str, object]], state["events"])
         self.signals = cast(dict[str, float], state["signals"])
         device = next((t.device for t in (*self.source.parameters(), *self.source.buffers())), torch.device("cpu"))
@@ -303,7 +321,7 @@ class CollapseGuard(Wrapper):
 
     def describe(self) -> dict[str, object]:
         """Return the settings and the inner adapter (JSON values)."""
-        names = ("entropy", "marginal", "drift", "accuracy", "momentum", "every", "classifier")
+        names = ("entropy", "marginal", "drift", "accuracy", "momentum", "every", "pause", "classifier")
         settings = {name: getattr(self, name) for name in names}
         return {"name": "CollapseGuard", "parameters": {**settings, "inner": self.inner.describe()}}
 

@@ -38,9 +38,10 @@ def test_a_collapse_is_seen_and_undone():
     with pytest.warns(UserWarning, match="Tent has collapsed"):
         found = late_error(guarded, x, y)
     assert bare > 0.7, (unadapted, bare, found)
-    # Measured: 0.89 without the guard, 0.36 with it, 0.11 without any step: with steps this large it comes too late.
-    assert found < 0.5 * bare, (unadapted, bare, found)
-    assert guarded.rollbacks > 0 and len(guarded.events) == min(guarded.rollbacks, 100)
+    # Measured: 0.89 without the guard, 0.21 with it, 0.11 without any step. What is left are the batches between a
+    # collapse and its being seen, each time that Tent tries again.
+    assert found < 0.3, (unadapted, bare, found)
+    assert guarded.rollbacks > 0 and len(guarded.events) == min(guarded.rollbacks, 20)
     assert set(guarded.events[0]) == {"batch", "signal", "value", "level", "to"}
 
 
@@ -82,6 +83,19 @@ def test_the_state_returned_to_has_met_batches_when_there_were_good_ones():
     state = guarded.network().state_dict()
     assert all(torch.equal(value, state[name]) for name, value in guarded._good["inner"]["model"].items())
     assert bool(guarded.network()[1].weight.any())
+
+
+def test_it_rests_after_a_rollback():
+    x, _ = shifted()
+    guarded = CollapseGuard(Tent(source_model(), lr=0.01), pause=2)
+    with torch.no_grad():
+        guarded.network()[1].weight.fill_(float("nan"))
+    adapted = []
+    with pytest.warns(UserWarning, match="collapsed"):
+        for part in x.split(50)[:5]:
+            guarded.adapt(part)
+            adapted.append(guarded.adapted)
+    assert adapted == [True, False, False, True, True]
 
 
 def test_what_is_bad_for_the_source_too_is_refused():
@@ -137,7 +151,15 @@ def test_an_unknown_classifier_is_refused():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"entropy": 2.0}, {"marginal": -1.0}, {"drift": 0.0}, {"accuracy": 1.5}, {"momentum": 0.0}, {"every": 0}],
+    [
+        {"entropy": 2.0},
+        {"marginal": -1.0},
+        {"drift": 0.0},
+        {"accuracy": 1.5},
+        {"momentum": 0.0},
+        {"every": 0},
+        {"pause": -1},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):

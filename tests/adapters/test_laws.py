@@ -139,7 +139,7 @@ ADAPTERS = {
     "CollapseGuard": (lambda model: CollapseGuard(Source(model), every=2), {}),
     "CollapseGuard: Tent": (lambda model: CollapseGuard(Tent(model, lr=0.01), every=2), BY_BATCH),
     "CollapseGuard: rolled back": (
-        lambda model: CollapseGuard(Tent(model, lr=1.0), every=2, accuracy=0.9),
+        lambda model: CollapseGuard(Tent(model, lr=1.0), every=2, pause=0, accuracy=0.9),
         {**CONV, **BY_BATCH},
     ),
     "DRM": (lambda model: DRM(model[:-1], heads(8, 3)), {}),
