@@ -92,7 +92,8 @@ class FeatureMemory:
             if final:
                 places = torch.tensor([*final], device=self.features.device)
                 numbers = torch.tensor([*final.values()], device=self.features.device)
-                self.features[places], self.labels[places] = features[numbers], labels[numbers]
+                self.features.index_copy_(0, places, features[numbers])
+                self.labels.index_copy_(0, places, labels[numbers])
         self.seen += count
 
     def _grow(self, needed: int) -> None:
