@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from driftline.adapters.classifier import ClassifierTap
 from driftline.adapters.feature_memory import Eviction, FeatureMemory
 from driftline.adapters.model import ModelAdapter, demand_finite
-from driftline.adapters.settings import Variant, at_least, between, one_of
+from driftline.adapters.settings import Variant, above, at_least, between, one_of
 from driftline.errors import ConfigError
 from driftline.stream.dataset import Dataset, as_input
 
@@ -91,9 +91,7 @@ class AdaNPC(ModelAdapter):
         inplace: bool = False,
     ) -> None:
         at_least("k", k, 1)
-        between("temperature", temperature, 0)
-        if temperature == 0:
-            raise ConfigError("temperature=0: must be above 0")
+        above("temperature", temperature, 0)
         between("beta", beta, 0)
         if eps_ball is not None:
             between("eps_ball", eps_ball, -1)

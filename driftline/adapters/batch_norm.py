@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -14,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from driftline.adapters.model import ModelAdapter, demand_finite
 from driftline.adapters.normalization import AdaptedNorm, BatchStatistics, replace_batch_norm
-from driftline.errors import ConfigError
+from driftline.adapters.settings import between, one_of
 
 Statistics = Literal["batch", "mix", "prior", "running"]
 
@@ -75,12 +74,10 @@ class BatchNormAdapter(ModelAdapter):
         unbiased: bool | None = None,
         inplace: bool = False,
     ) -> None:
-        known = ("batch", "mix", "prior", "running")
-        if statistics not in known:
-            raise ConfigError(f"statistics={statistics!r}: must be one of {', '.join(map(repr, known))}")
-        for name, value, high in (("alpha", alpha, 1), ("momentum", momentum, 1), ("prior", prior, math.inf)):
-            if not 0 <= value <= high or not math.isfinite(value):
-                raise ConfigError(f"{name}={value}: must be from 0 to {high:g}")
+        one_of("statistics", statistics, ("batch", "mix", "prior", "running"))
+        between("alpha", alpha, 0, 1)
+        between("momentum", momentum, 0, 1)
+        between("prior", prior, 0)
         super().__init__(model, inplace)
         self.statistics, self.alpha, self.prior, self.momentum = statistics, alpha, prior, momentum
         self.unbiased = statistics in ("mix", "running") if unbiased is None else unbiased

@@ -15,6 +15,7 @@ from driftline.adapters.choosing import MakeOptimizer, Parameters, choose, make_
 from driftline.adapters.losses import cross_entropy_to
 from driftline.adapters.model import ModelAdapter, demand_finite, follow, frozen
 from driftline.adapters.normalization import replace_batch_norm
+from driftline.adapters.settings import at_least, between, one_of
 from driftline.errors import ConfigError, InputError
 from driftline.stream.modules import evaluate
 from driftline.stream.seeds import derive_seed, generator
@@ -94,12 +95,9 @@ class CoTTA(ModelAdapter):
         inplace: bool = False,
     ) -> None:
         for name, value in (("threshold", threshold), ("momentum", momentum), ("restore", restore)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name}={value}: must be from 0 to 1")
-        if views < 1:
-            raise ConfigError(f"views={views}: must be at least 1")
-        if variant not in ("paper", "released"):
-            raise ConfigError(f"variant={variant!r}: must be 'paper' or 'released'")
+            between(name, value, 0, 1)
+        at_least("views", views, 1)
+        one_of("variant", variant)
         if augmentations is not None and not augmentations:
             raise ConfigError("augmentations: an empty list; give at least one callable, or leave it out")
         super().__init__(model, inplace)
@@ -211,8 +209,7 @@ def confidence_threshold(model: nn.Module, x: Tensor, batch: int = 200, quantile
     >>> round(confidence_threshold(nn.Linear(2, 2), torch.zeros(10, 2)), 2) >= 0.45
     True
     """
-    if not 0 <= quantile <= 1:
-        raise ConfigError(f"quantile={quantile}: must be from 0 to 1")
+    between("quantile", quantile, 0, 1)
     scores = torch.cat([evaluate(model, part) for part in torch.split(x, batch)])
     # By sorting: torch.quantile refuses large inputs.
     confidence = F.softmax(scores, 1).amax(1).sort().values

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from driftline.adapters.choosing import Parameters, choose
 from driftline.adapters.model import ModelAdapter, demand_finite
-from driftline.adapters.settings import between, one_of
+from driftline.adapters.settings import above, between, one_of
 from driftline.errors import ConfigError, InputError
 from driftline.stream.modules import evaluate
 
@@ -87,10 +87,8 @@ class DynamicEvaluation(ModelAdapter):
         parameters: Parameters = "all",
         inplace: bool = False,
     ) -> None:
-        between("lr", lr, 0)
-        between("eps", eps, 0)
-        if lr == 0 or eps == 0:
-            raise ConfigError(f"{'lr' if lr == 0 else 'eps'}=0: must be above 0")
+        above("lr", lr, 0)
+        above("eps", eps, 0)
         between("decay", decay, 0, 1)
         one_of("rule", rule, ("rms", "sgd"))
         if rule == "rms" and (source is None or source.dim() != 2 or source.shape[1] < 2 or len(source) == 0):

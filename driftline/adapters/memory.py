@@ -9,7 +9,8 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from driftline.errors import CheckpointError, ConfigError
+from driftline.adapters.settings import at_least
+from driftline.errors import CheckpointError
 
 
 class BalancedMemory:
@@ -54,10 +55,8 @@ class BalancedMemory:
     """
 
     def __init__(self, capacity: int, classes: int, lambda_t: float = 1.0, lambda_u: float = 1.0) -> None:
-        if capacity < 1:
-            raise ConfigError(f"capacity={capacity}: must be at least 1")
-        if classes < 2:
-            raise ConfigError(f"classes={classes}: must be at least 2")
+        at_least("capacity", capacity, 1)
+        at_least("classes", classes, 2)
         self.capacity, self.classes, self.lambda_t, self.lambda_u = capacity, classes, lambda_t, lambda_u
         self.size = 0
         self.samples: Tensor | None = None

@@ -14,6 +14,7 @@ from driftline.adapters.classifier import ClassifierTap
 from driftline.adapters.losses import cross_entropy_to
 from driftline.adapters.model import ModelAdapter, demand_finite, follow, frozen
 from driftline.adapters.normalization import replace_batch_norm
+from driftline.adapters.settings import above, between
 from driftline.errors import ConfigError
 from driftline.stream.dataset import Dataset
 from driftline.stream.modules import evaluate
@@ -99,16 +100,13 @@ class RMT(ModelAdapter):
         given = float(source is not None)
         self.contrast = given if contrast is None else contrast
         self.replay = given if replay is None else replay
-        if not 0 <= momentum <= 1:
-            raise ConfigError(f"momentum={momentum}: must be from 0 to 1")
+        between("momentum", momentum, 0, 1)
         for name, value in (("contrast", self.contrast), ("replay", self.replay), ("warmup", warmup)):
-            if not 0 <= value < float("inf"):
-                raise ConfigError(f"{name}={value}: must be 0 or more")
+            between(name, value, 0)
             if value and source is None:
                 raise ConfigError(f"{name}={value}: needs source samples; give source=, or set it to 0")
         for name, value in (("temperature", temperature), ("projection", projection), ("batch", batch)):
-            if not value > 0:
-                raise ConfigError(f"{name}={value}: must be positive")
+            above(name, value, 0)
         super().__init__(model, inplace)
         self.lr, self.momentum, self.temperature, self.projection = lr, momentum, temperature, projection
         self.batch, self.warmup, self.classifier, self.seed = batch, warmup, classifier, seed

@@ -16,6 +16,7 @@ from driftline.adapters.losses import cross_entropy_to
 from driftline.adapters.memory import BalancedMemory
 from driftline.adapters.model import ModelAdapter, demand_finite, follow, frozen, saved
 from driftline.adapters.normalization import AdaptedNorm, replace_batch_norm
+from driftline.adapters.settings import at_least, between
 from driftline.errors import ConfigError, InputError
 from driftline.stream.modules import evaluate
 from driftline.stream.seeds import derive_seed, generator
@@ -127,13 +128,10 @@ class RoTTA(ModelAdapter):
         inplace: bool = False,
     ) -> None:
         for name, value in (("alpha", alpha), ("nu", nu)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name}={value}: must be from 0 to 1")
+            between(name, value, 0, 1)
         for name, value in (("lambda_t", lambda_t), ("lambda_u", lambda_u)):
-            if not 0 <= value < float("inf"):
-                raise ConfigError(f"{name}={value}: must be 0 or more")
-        if update_every < 1:
-            raise ConfigError(f"update_every={update_every}: must be at least 1")
+            between(name, value, 0)
+        at_least("update_every", update_every, 1)
         super().__init__(model, inplace)
         self.lr, self.capacity, self.update_every, self.alpha, self.nu = lr, capacity, update_every, alpha, nu
         self.lambda_t, self.lambda_u, self.parameters, self.seed = lambda_t, lambda_u, parameters, seed

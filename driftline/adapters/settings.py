@@ -29,6 +29,17 @@ def between(name: str, value: float, low: float = -math.inf, high: float = math.
         raise ConfigError(f"{name}={value}: must be from {low:g} to {high:g}, and finite")
 
 
+def above(name: str, value: float, low: float) -> None:
+    """Raise unless a number is finite and above ``low``.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not (math.isfinite(value) and value > low):
+        raise ConfigError(f"{name}={value}: must be above {low:g}, and finite")
+
+
 def at_least(name: str, value: int, low: int) -> None:
     """Raise unless a whole number is at least ``low``.
 

@@ -8,7 +8,7 @@ from driftline.adapters.choosing import MakeOptimizer, Parameters, choose, make_
 from driftline.adapters.losses import entropy
 from driftline.adapters.model import ModelAdapter
 from driftline.adapters.normalization import replace_batch_norm
-from driftline.errors import ConfigError
+from driftline.adapters.settings import at_least
 
 
 class Tent(ModelAdapter):
@@ -66,8 +66,7 @@ class Tent(ModelAdapter):
         episodic: bool = False,
         inplace: bool = False,
     ) -> None:
-        if steps < 1:
-            raise ConfigError(f"steps={steps}: must be at least 1")
+        at_least("steps", steps, 1)
         super().__init__(model, inplace)
         self.lr, self.steps, self.parameters, self.episodic = lr, steps, parameters, episodic
         chosen = choose(self.model, parameters)
