@@ -48,6 +48,10 @@ METHODS: dict[str, Make] = {
     "deyo": lambda model, source: adapters.DeYO(model, exclude=["*layer3*"]),
     "roid": lambda model, source: adapters.ROID(model),
     "rotta": lambda model, source: adapters.RoTTA(model),
+    "rmt": lambda model, source: adapters.RMT(model, source=taken(source, 2000)),
+    "lame": lambda model, source: adapters.LAME(model),
+    "t3a": lambda model, source: adapters.T3A(model),
+    "adanpc": lambda model, source: adapters.AdaNPC(model, taken(source, 2000)),
     "cotta": lambda model, source: adapters.CoTTA(model, threshold=confidence(model, source)),
 }
 SINGLE: dict[str, Make] = {
