@@ -6,9 +6,10 @@
 
 Parts: continual (15 corruptions in the standard order at severity 5, batches of 200, never reset), single (the same,
 one image at a time), mixed (all domains shuffled), gradual (severity rises and falls), correlated (labels in runs, by
-Dirichlet draws) and jpeg (CIFAR-10's test images as JPEG: a natural shift). Models: own (ResNet-20 trained on
-data_batch_1 by source_model.py, adapted on the 5 000 images of data_batch_5_first5000) and released (ResNet-20 that has
-seen all training images, adapted on the first 1 000 test images).
+Dirichlet draws), and the natural shifts: jpeg (CIFAR-10's test images as JPEG), writer (MNIST's digits by staff of the
+census, then by pupils) and usps (MNIST's test images, then USPS's). Models: own (ResNet-20 trained on data_batch_1 by
+source_model.py, adapted on the 5 000 images of data_batch_5_first5000) and released (ResNet-20 that has seen all
+training images, adapted on the first 1 000 test images); for digits a small network trained here on 10 000 images.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rotated_mnist import network
 from source_model import cifar, source_model
 from torch import nn
+from torch.nn import functional as F
 
 import driftline
 from driftline import adapters, scenarios
@@ -48,6 +51,9 @@ METHODS: dict[str, Make] = {
     "deyo": lambda model, source: adapters.DeYO(model, exclude=["*layer3*"]),
     "roid": lambda model, source: adapters.ROID(model),
     "rotta": lambda model, source: adapters.RoTTA(model),
+    "note": lambda model, source: adapters.NOTE(model),
+    "petta": lambda model, source: adapters.PeTTA(model, taken(source, 2000)),
+    "mecta": lambda model, source: adapters.MECTA(model),
     "rmt": lambda model, source: adapters.RMT(model, source=taken(source, 2000)),
     "lame": lambda model, source: adapters.LAME(model),
     "t3a": lambda model, source: adapters.T3A(model),
@@ -89,6 +95,14 @@ def jpeg(data: driftline.Dataset, seed: int) -> Stream:
     return scenarios.iid(driftline.load("cifar-10-jpeg"), seed=seed)
 
 
+def writer(data: driftline.Dataset, seed: int) -> Stream:
+    return scenarios.by_writer(driftline.load("qmnist"), seed=seed)
+
+
+def usps(data: driftline.Dataset, seed: int) -> Stream:
+    return scenarios.dataset_shift(driftline.load("mnist-usps"), parts=["test", "usps"], seed=seed)
+
+
 PARTS: dict[str, Callable[[driftline.Dataset, int], Stream]] = {
     "continual": continual,
     "single": continual,
@@ -96,7 +110,10 @@ PARTS: dict[str, Callable[[driftline.Dataset, int], Stream]] = {
     "gradual": gradual,
     "correlated": correlated,
     "jpeg": jpeg,
+    "writer": writer,
+    "usps": usps,
 }
+DIGITS = ("writer", "usps")
 
 
 def taken(data: driftline.Dataset, samples: int) -> driftline.Dataset:
@@ -105,9 +122,28 @@ def taken(data: driftline.Dataset, samples: int) -> driftline.Dataset:
     return driftline.Dataset(data.x[:samples], data.y[:samples], classes=CLASSES, name=data.name, source=data.source)
 
 
-def error(part: str, make: Make, model: nn.Module, chosen: argparse.Namespace, seed: int) -> dict[str, float | None]:
+def digits(part: str, images: int = 10_000, epochs: int = 3, seed: int = 0) -> tuple[nn.Module, driftline.Dataset]:
+    """Return a small network trained on digits, of hsf_0's writers or of MNIST, and what it was trained on."""
+    data = driftline.load("qmnist").splits["hsf_0"] if part == "writer" else driftline.load("mnist-usps")
+    assert data.y is not None
+    rng = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(data), generator=rng)[:images]
+    source = driftline.Dataset(data.x[rows], data.y[rows], classes=data.classes, name=data.name, source=data.source)
+    torch.manual_seed(seed)
+    model = network().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        for batch in torch.randperm(images, generator=rng).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(source.rows(batch)), source.y[batch]).backward()
+            optimizer.step()
+    return model.eval(), source
+
+
+def error(
+    part: str, make: Make, model: nn.Module, source: driftline.Dataset, chosen: argparse.Namespace, seed: int
+) -> dict[str, float | None]:
     """Run a method over a stream; return its results."""
-    source = cifar("data_batch_1", 10_000)
     data = cifar("data_batch_5", 5000) if chosen.model == "own" else cifar("test_batch", 1000, "test")
     stream = PARTS[part](taken(data, chosen.samples or len(data)), seed)
     report = driftline.run(
@@ -136,13 +172,14 @@ def main() -> None:
         parser.error("set DRIFTLINE_DATA to the folder that holds cifar-10-batches-bin and weights")
     torch.set_num_threads(chosen.threads)
     warnings.simplefilter("once")
-    model = source_model(chosen.source) if chosen.model == "own" else driftline.weights.load_weights("resnet20")
+    pictures = source_model(chosen.source) if chosen.model == "own" else driftline.weights.load_weights("resnet20")
     for part in chosen.parts or PARTS:
+        model, source = digits(part) if part in DIGITS else (pictures, cifar("data_batch_1", 10_000))
         table = SINGLE if part == "single" else METHODS
-        print(f"\n{part}, {chosen.model} model\n", flush=True)
+        print(f"\n{part}, {'own' if part in DIGITS else chosen.model} model\n", flush=True)
         for number, name in enumerate(n for n in table if not chosen.methods or n in chosen.methods.split(",")):
             begun = time.perf_counter()
-            runs = [error(part, table[name], model, chosen, seed) for seed in range(chosen.seeds)]
+            runs = [error(part, table[name], model, source, chosen, seed) for seed in range(chosen.seeds)]
             domains = [key for key in runs[0] if key.startswith("domain_error/")]
             if number == 0:
                 names = [key.partition("/")[2] for key in domains] if len(domains) <= 15 else []

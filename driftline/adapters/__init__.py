@@ -10,7 +10,10 @@ from driftline.adapters.drm import DRM
 from driftline.adapters.dynamic_evaluation import DynamicEvaluation
 from driftline.adapters.eata import EATA, ETA
 from driftline.adapters.lame import LAME
+from driftline.adapters.mecta import MECTA
 from driftline.adapters.model import ModelAdapter
+from driftline.adapters.note import NOTE
+from driftline.adapters.petta import PeTTA
 from driftline.adapters.rdumb import RDumb
 from driftline.adapters.real_time import RealTime
 from driftline.adapters.rmt import RMT
@@ -27,6 +30,8 @@ __all__ = [
     "EATA",
     "ETA",
     "LAME",
+    "MECTA",
+    "NOTE",
     "RMT",
     "ROID",
     "SAR",
@@ -39,6 +44,7 @@ __all__ = [
     "DeYO",
     "DynamicEvaluation",
     "ModelAdapter",
+    "PeTTA",
     "RDumb",
     "RealTime",
     "RoTTA",

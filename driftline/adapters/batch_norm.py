@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from driftline.adapters.model import ModelAdapter, demand_finite
-from driftline.adapters.normalization import AdaptedNorm, BatchStatistics, replace_batch_norm
+from driftline.adapters.normalization import AdaptedNorm, BatchStatistics, FollowingNorm, replace_batch_norm, taking_in
 from driftline.adapters.settings import between, one_of
 
 Statistics = Literal["batch", "mix", "prior", "running"]
@@ -119,31 +119,22 @@ class Mixed(AdaptedNorm):
         return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
 
-class Running(AdaptedNorm):
-    """Normalises by running statistics; in training mode by the batch's, which are then due to be taken in."""
+class Running(FollowingNorm):
+    """Normalises by running statistics; in training mode by the batch's, which the running ones then follow."""
 
     def __init__(self, source: _BatchNorm, momentum: float, unbiased: bool = True) -> None:
         super().__init__(source)
         self.follow, self.unbiased = momentum, unbiased
-        self.due: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return normalised samples (B, C, ...)."""
-        if not self.training:
-            return F.batch_norm(x, *self.stored(), self.weight, self.bias, False, 0.0, self.eps)
-        self.due = self.moments(x, self.unbiased)
-        if x.numel() == x.shape[1]:
+        if self.training:
+            moments = zip(self.stored(), self.moments(x.detach(), self.unbiased), strict=True)
+            mean, var = (torch.lerp(running, new, self.follow) for running, new in moments)
+            self.due = mean, var
+        if not self.training or x.numel() == x.shape[1]:
             return F.batch_norm(x, *self.stored(), self.weight, self.bias, False, 0.0, self.eps)
         return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
-
-    def take_in(self) -> None:
-        """Move the running statistics towards those of the last batch."""
-        if self.due is not None:
-            for running, new in zip(self.stored(), self.due, strict=True):
-                running.lerp_(new, self.follow)
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-        self.due = None
 
 
 def follow_batch(model: nn.Module, x: Tensor) -> None:
@@ -154,13 +145,5 @@ def follow_batch(model: nn.Module, x: Tensor) -> None:
     InputError
         When the model gives NaN or Inf for it; no statistics have been changed then.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, Running)]
-    for layer in layers:
-        layer.training = True
-    try:
+    with taking_in(model):
         demand_finite(model(x), "scores")
-        for layer in layers:
-            layer.take_in()
-    finally:
-        for layer in layers:
-            layer.training, layer.due = False, None

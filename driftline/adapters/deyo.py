@@ -118,6 +118,10 @@ class DeYO(ModelAdapter):
         self.batches = 0
         self.remember()
 
+    def changes_on(self, samples: int) -> int:
+        """Return the steps on a batch."""
+        return self.steps
+
     def update(self, x: Tensor) -> Tensor:
         """Step down the weighted entropy of the images kept; return the scores from before."""
         self.demand_images(x)

@@ -104,6 +104,10 @@ class ETA(ModelAdapter):
         self.average: Tensor | None = None
         self.remember()
 
+    def changes_on(self, samples: int) -> int:
+        """Return the steps on a batch."""
+        return self.steps
+
     def update(self, x: Tensor) -> Tensor:
         """Step down the weighted entropy of the samples kept; return the scores from before."""
         for _ in range(self.steps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Self, cast
 
 import torch
@@ -11,6 +11,21 @@ from torch import Tensor
 
 from driftline.adapters.settings import at_least
 from driftline.errors import CheckpointError
+
+
+def rounds(seen: int, samples: int, every: int) -> Iterator[tuple[slice, bool]]:
+    """Cut a batch where updates fall, which come after every so many samples: parts, and whether one follows.
+
+    Examples
+    --------
+    >>> [*rounds(seen=60, samples=10, every=64)]
+    [(slice(0, 4, None), True), (slice(4, 10, None), False)]
+    """
+    start = 0
+    while start < samples:
+        stop = min(samples, start + every - (seen + start) % every)
+        yield slice(start, stop), (seen + stop) % every == 0
+        start = stop
 
 
 class BalancedMemory:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from driftline.adapters.base import Adapter
+from driftline.adapters.normalization import following
 from driftline.errors import CheckpointError, InputError
 from driftline.stream.modules import check_same_model, evaluate, probe
 from driftline.stream.parts import describe_part
@@ -53,8 +54,20 @@ class ModelAdapter(Adapter):
     def adapt(self, x: Tensor) -> Tensor:
         """Adapt to samples (B, *input) and return the method's scores for them (B, classes)."""
         self.check(x)
-        with torch.enable_grad():
-            return self.update(x).detach()
+        # What changes several times on a batch may find out late that it cannot use it.
+        before = {name: saved(getattr(self, name)) for name in self.held} if self.changes_on(len(x)) > 1 else {}
+        try:
+            with torch.enable_grad():
+                scores = self.update(x).detach()
+        except BaseException:
+            for name, value in before.items():
+                self._restore(name, value)
+            for layer in following(self.model):
+                layer.due = None
+            raise
+        for layer in following(self.model):
+            layer.take_in()
+        return scores
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the scores (B, classes) of the model as it is now; changes nothing."""
@@ -62,6 +75,10 @@ class ModelAdapter(Adapter):
         return evaluate(self.model, x)
 
     # --- for methods
+
+    def changes_on(self, samples: int) -> int:
+        """Return how many times a batch of so many samples may change the adapter; of one change, all or nothing."""
+        return 1
 
     def step(self, loss: Tensor) -> None:
         """Take an optimizer step down a loss.

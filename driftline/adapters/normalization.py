@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,53 @@ class AdaptedNorm(_BatchNorm):
         axes = [axis for axis in range(x.dim()) if axis != 1]
         var, mean = torch.var_mean(x, axes, correction=int(unbiased))
         return mean, var
+
+
+class FollowingNorm(AdaptedNorm):
+    """Keeps running statistics that follow the samples it adapts to.
+
+    A forward pass leaves the statistics that follow from its batch in ``due``, and :meth:`take_in` makes them the
+    layer's, so that a batch that turns out to be unusable leaves no trace.
+    """
+
+    def __init__(self, source: _BatchNorm) -> None:
+        super().__init__(source)
+        if self.running_mean is None:
+            raise ConfigError(
+                "the adapter starts from the source's statistics, and a batch normalisation of the model keeps none "
+                "(track_running_stats=False)"
+            )
+        self.due: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def take_in(self) -> None:
+        """Keep the statistics that are due."""
+        if self.due is not None:
+            for running, new in zip(self.stored(), self.due, strict=True):
+                running.copy_(new)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        self.due = None
+
+
+def following(model: nn.Module) -> list[FollowingNorm]:
+    """Return a model's layers whose statistics follow the samples."""
+    return [layer for layer in model.modules() if isinstance(layer, FollowingNorm)]
+
+
+@contextmanager
+def taking_in(*models: nn.Module) -> Iterator[None]:
+    """Let layers look at batches in forward passes inside, and take in what is due at the end unless one failed."""
+    layers = [layer for model in models for layer in following(model)]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+        for layer in layers:
+            layer.take_in()
+    finally:
+        for layer in layers:
+            layer.training, layer.due = False, None
 
 
 class BatchStatistics(AdaptedNorm):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,29 +10,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from driftline.adapters.augmentation import Augment, Augmentation, check_images
 from driftline.adapters.choosing import MakeOptimizer, Parameters, choose, make_optimizer
 from driftline.adapters.losses import cross_entropy_to
-from driftline.adapters.memory import BalancedMemory
-from driftline.adapters.model import ModelAdapter, demand_finite, follow, frozen, saved
-from driftline.adapters.normalization import AdaptedNorm, replace_batch_norm
+from driftline.adapters.memory import BalancedMemory, rounds
+from driftline.adapters.model import ModelAdapter, demand_finite, follow, frozen
+from driftline.adapters.normalization import FollowingNorm, replace_batch_norm, taking_in
 from driftline.adapters.settings import at_least, between
-from driftline.errors import ConfigError, InputError
+from driftline.errors import ConfigError
 from driftline.stream.modules import evaluate
 from driftline.stream.seeds import derive_seed, generator
 
 
-class RobustNorm(AdaptedNorm):
-    """Normalises by running statistics; in training mode they take in the batch first, and gradients flow through it.
-
-    What was taken in is kept by :meth:`take_in` only, so that a batch that turns out to be unusable leaves no trace.
-    """
+class RobustNorm(FollowingNorm):
+    """Normalises by running statistics; in training mode they take in the batch first, and gradients flow through it."""
 
     def __init__(self, source: _BatchNorm, alpha: float) -> None:
         super().__init__(source)
-        if self.running_mean is None:
-            raise ConfigError(
-                "RoTTA mixes into the source's statistics, and a batch normalisation keeps none of its own"
-            )
         self.alpha = alpha
-        self.due: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return normalised samples (B, C, ...)."""
@@ -46,14 +35,6 @@ class RobustNorm(AdaptedNorm):
         mean, var = torch.lerp(mean, batch_mean, self.alpha), torch.lerp(var, batch_var, self.alpha)
         self.due = (mean.detach(), var.detach())
         return self.by(x, mean, var)
-
-    @torch.no_grad()
-    def take_in(self) -> None:
-        """Keep the statistics of the last forward pass in training mode."""
-        if self.due is not None:
-            for running, new in zip(self.stored(), self.due, strict=True):
-                running.copy_(new)
-        self.due = None
 
 
 class RoTTA(ModelAdapter):
@@ -144,7 +125,11 @@ class RoTTA(ModelAdapter):
         self.teacher = frozen(self.model)
         self.optimizer = make_optimizer(optimizer, [*chosen.values()], lr)
         self.seen = 0
+        self.prepare()
         self.remember()
+
+    def prepare(self) -> None:
+        """Set up what a method that builds on this one holds besides, before the source is remembered."""
 
     def verify(self, x: Tensor) -> None:
         """Raise unless the default augmentation fits the samples, and the memory the model's classes."""
@@ -153,45 +138,44 @@ class RoTTA(ModelAdapter):
         if self.num_classes != self.classes:
             raise ConfigError(f"classes={self.classes}: the model gives scores of {self.num_classes}")
 
+    def changes_on(self, samples: int) -> int:
+        """Return twice the updates that fall into a batch: each comes after changes of the memory."""
+        return 2 * ((self.seen + samples) // self.update_every - self.seen // self.update_every)
+
     def update(self, x: Tensor) -> Tensor:
         """Put samples into the memory, and learn from it at intervals; return the teacher's scores from before."""
         with torch.no_grad():
             scores: Tensor = self.teacher(x)
         demand_finite(scores, "the teacher's scores")
+        self.remember_samples(x, scores)
+        return scores
+
+    def remember_samples(self, x: Tensor, scores: Tensor) -> None:
+        """Put samples into the memory by their scores, one after another, and learn when it is time."""
         p = F.softmax(scores, 1)
         labels = p.argmax(1).tolist()
         # The released code's logarithm; its small constant decides which of two sure samples stays.
-        uncertainties = -(p * torch.log(p + 1e-6)).sum(1)
-        before = saved(self.memory), self.seen
-        try:
-            for sample, label, uncertainty in zip(x, labels, uncertainties.tolist(), strict=True):
-                self.memory.add(sample, label, uncertainty)
-                self.seen += 1
-                if self.seen % self.update_every == 0:
-                    self.learn()
-        except InputError:
-            self.memory.load_state_dict(cast(Mapping[str, object], before[0]))
-            self.seen = before[1]
-            raise
-        return scores
+        uncertainties = (-(p * torch.log(p + 1e-6)).sum(1)).tolist()
+        for part, full in rounds(self.seen, len(x), self.update_every):
+            for number in range(part.start, part.stop):
+                self.memory.add(x[number], labels[number], uncertainties[number])
+            self.seen += part.stop - part.start
+            self.gathered(part, labels)
+            if full:
+                self.learn()
+
+    def gathered(self, part: slice, labels: list[int]) -> None:
+        """Hear of samples that have been put into the memory, and their predicted classes."""
 
     def learn(self) -> None:
         """Step the student towards the teacher on the memory; the teacher follows."""
         x, _, _, age = self.memory.by_class()
         random = generator(derive_seed(self.seed, "views", self.seen), x.device)
-        norms = [m for net in (self.model, self.teacher) for m in net.modules() if isinstance(m, RobustNorm)]
-        for norm in norms:
-            norm.training = True
-        try:
+        with taking_in(self.model, self.teacher):
             student: Tensor = self.model(self._augment(x, random))
             with torch.no_grad():
                 teacher: Tensor = self.teacher(x)
             self.step((cross_entropy_to(student, teacher) * self.weights(age).to(x.device)).mean())
-            for norm in norms:
-                norm.take_in()
-        finally:
-            for norm in norms:
-                norm.training, norm.due = False, None
         follow(self.teacher, self.model, self.nu)
 
     def weights(self, age: Tensor) -> Tensor:

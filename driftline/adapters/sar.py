@@ -116,6 +116,10 @@ class SAR(ModelAdapter):
         self.average: float | None = None
         self.remember()
 
+    def changes_on(self, samples: int) -> int:
+        """Return the steps on a batch."""
+        return self.steps
+
     def update(self, x: Tensor) -> Tensor:
         """Step down the entropy of reliable samples at the perturbed parameters; return the scores of the first pass.
 

@@ -74,6 +74,10 @@ class Tent(ModelAdapter):
         self.optimizer = make_optimizer(optimizer, [*chosen.values()], lr)
         self.remember()
 
+    def changes_on(self, samples: int) -> int:
+        """Return the steps on a batch."""
+        return self.steps
+
     def update(self, x: Tensor) -> Tensor:
         """Step down the batch's entropy; return the scores from before."""
         if self.episodic:

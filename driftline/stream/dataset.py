@@ -44,6 +44,8 @@ class Dataset:
     --------
     >>> import torch
     >>> data = Dataset(torch.zeros(4, 3), torch.tensor([0, 1, 1, 0]), name="toy")
+    >>> data
+    Dataset('toy', x: (4, 3) torch.float32, 2 classes)
     >>> len(data), data.classes, data.input_shape
     (4, ('0', '1'), (3,))
     """
@@ -87,6 +89,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __repr__(self) -> str:
+        y = "no labels" if self.y is None else f"{len(self.classes)} classes" if self.classes else "targets"
+        parts = "".join(f", {name}: {len(split)}" for name, split in self.splits.items())
+        return f"Dataset({self.name!r}, x: {tuple(self.x.shape)} {self.x.dtype}, {y}{parts})"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
