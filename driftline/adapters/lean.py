@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from driftline.adapters.normalization import FollowingNorm, replace_batch_norm
@@ -16,7 +18,7 @@ from driftline.stream.seeds import derive_seed, generator
 
 
 def memory_lean(model: nn.Module, prune: float = 0.7, threshold: float = 0.005, seed: int = 0) -> nn.Module:
-    """Let a model remember little for the backward pass, so that any adapter of its scales and shifts needs less memory.
+    """Let a model remember little for the backward pass, so that adapters of its scales and shifts need less memory.
 
     Batch normalisations become :class:`LeanNorm`; convolutions whose weights are not trained keep no inputs, and ReLU
     modules keep a bit mask in place of their outputs, with the same gradients as before.
@@ -70,7 +72,7 @@ def memory_lean(model: nn.Module, prune: float = 0.7, threshold: float = 0.005, 
             module.__class__ = LeanConv2d
         elif type(module) is nn.ReLU:
             module.__class__ = LeanReLU
-            cast(nn.ReLU, module).inplace = False
+            module.inplace = False
     return model
 
 
@@ -212,7 +214,8 @@ class _Convolve(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return torch.nn.grad.conv2d_input(ctx.shape, ctx.saved_tensors[0], grads[0], *ctx.settings), None, None, None
+        back = cast(Callable[..., Tensor], conv2d_input)
+        return back(ctx.shape, ctx.saved_tensors[0], grads[0], *ctx.settings), None, None, None
 
 
 class LeanReLU(nn.ReLU):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +22,7 @@ from driftline.stream.seeds import derive_seed, generator
 
 
 class RobustNorm(FollowingNorm):
-    """Normalises by running statistics; in training mode they take in the batch first, and gradients flow through it."""
+    """Normalises by running statistics; in training mode with the batch taken in first, and gradients through it."""
 
     def __init__(self, source: _BatchNorm, alpha: float) -> None:
         super().__init__(source)
@@ -89,7 +91,7 @@ class RoTTA(ModelAdapter):
     (torch.Size([10, 10]), True)
     """
 
-    held = ("model", "teacher", "optimizer", "memory", "seen")
+    held: ClassVar[tuple[str, ...]] = ("model", "teacher", "optimizer", "memory", "seen")
 
     def __init__(
         self,

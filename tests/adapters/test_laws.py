@@ -128,7 +128,10 @@ ADAPTERS = {
     "NOTE: conv": (lambda model: NOTE(model, lr=0.01, capacity=10, update_every=15), CONV),
     "NOTE: as trained": (lambda model: NOTE(model, capacity=10, update_every=15, instance_aware=False), CONV),
     "PeTTA": (lambda model: PeTTA(model, uniform(60, 4), lr=0.01, update_every=20, augmentation=jiggle), {}),
-    "PeTTA: conv": (lambda model: PeTTA(model, uniform(60, 1, 8, 8), symmetric=False, capacity=10, update_every=15), CONV),
+    "PeTTA: conv": (
+        lambda model: PeTTA(model, uniform(60, 1, 8, 8), symmetric=False, capacity=10, update_every=15),
+        CONV,
+    ),
     "MECTA": (lambda model: MECTA(model, lr=0.01, prune=0.4, threshold=0.0), BY_BATCH),
     "MECTA: conv": (MECTA, {**CONV, **BY_BATCH}),
     "LAME": (LAME, BY_BATCH),
