@@ -128,6 +128,8 @@ class CollapseGuard(Wrapper):
         at_least("every", every, 1)
         at_least("pause", pause, 0)
         super().__init__(inner)
+        if source is not None and not isinstance(source, nn.Module):
+            raise ConfigError(f"source={source!r}: give the source model, a module")
         network = inner.network() if source is None else source
         if network is None:
             raise ConfigError(
@@ -318,12 +320,6 @@ class CollapseGuard(Wrapper):
         self._averages = {name: value.to(device) for name, value in averages.items()}
         self._good = cast(dict[str, object], state["good"])
         self._candidate = cast(dict[str, object] | None, state["candidate"])
-
-    def describe(self) -> dict[str, object]:
-        """Return the settings and the inner adapter (JSON values)."""
-        names = ("entropy", "marginal", "drift", "accuracy", "momentum", "every", "pause", "classifier")
-        settings = {name: getattr(self, name) for name in names}
-        return {"name": "CollapseGuard", "parameters": {**settings, "inner": self.inner.describe()}}
 
     def to(self, device: torch.device | str) -> Self:
         """Move everything to ``device``; the copies follow when they are made anew or returned to."""

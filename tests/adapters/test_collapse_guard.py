@@ -121,6 +121,16 @@ def test_a_model_without_a_classifier_is_watched_without_features():
     assert guarded.rollbacks == 0
 
 
+def test_it_describes_its_settings_and_who_is_guarded():
+    said = CollapseGuard(Source(nn.Linear(4, 3)), accuracy=None, pause=3).describe()
+    assert said["name"] == "CollapseGuard"
+    assert said["parameters"]["accuracy"] is None and said["parameters"]["pause"] == 3
+    assert said["parameters"]["inner"]["name"] == "Source"
+    assert set(said["parameters"]) == {
+        *("entropy", "marginal", "drift", "accuracy", "momentum", "every", "pause", "classifier", "inner"),
+    }
+
+
 class Bare(Adapter):
     def predict(self, x):
         return x
@@ -142,6 +152,11 @@ def test_an_adapter_without_a_network_needs_a_source():
     with pytest.raises(ConfigError, match="source"):
         CollapseGuard(Bare())
     assert CollapseGuard(Bare(), source=nn.Identity()).adapt(torch.randn(4, 3)).shape == (4, 3)
+
+
+def test_a_source_that_is_no_model_is_refused():
+    with pytest.raises(ConfigError, match="source='digits'"):
+        CollapseGuard(Source(nn.Linear(4, 3)), source="digits")
 
 
 def test_an_unknown_classifier_is_refused():

@@ -56,6 +56,14 @@ def test_tent_on_single_samples_is_better_in_a_window():
     assert wrong["windowed"] < 0.7 * wrong["bare"], wrong
 
 
+def test_what_it_says_of_itself_does_not_change_as_it_meets_samples():
+    adapter = SlidingWindow(Source(nn.Linear(4, 3)), size=8)
+    before = adapter.describe()
+    adapter.adapt(torch.randn(3, 4))
+    assert adapter.describe() == before
+    assert set(before["parameters"]) == {"size", "inner"} and before["parameters"]["size"] == 8
+
+
 def test_a_refused_batch_leaves_the_window_alone():
     adapter = SlidingWindow(Tent(Recorded()), size=4)
     adapter.adapt(X[:2])
