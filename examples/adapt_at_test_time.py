@@ -1,4 +1,4 @@
-"""A trained network meets corrupted images one by one: what adapters make of it, and what keeps them from collapsing."""
+"""A trained network meets corrupted images one by one: what adapters make of it, and what prevents a collapse."""
 
 import warnings
 
