@@ -44,6 +44,7 @@ from driftline.metrics import (
     OnlineAccuracy,
     OnlineError,
     Plasticity,
+    Rollbacks,
     SourceError,
 )
 
@@ -99,6 +100,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "calibration": Calibration,
     "source-error": SourceError,
     "cost": AdaptationCost,
+    "rollbacks": Rollbacks,
 }
 
 
@@ -177,6 +179,8 @@ def call(function: Callable[..., T], what: str, parameters: Mapping[str, object]
         if name not in stated:
             raise unknown(f"parameter of {what}", name, stated)
         default = stated[name].default
+        if value is None and "None" in str(stated[name].annotation):
+            continue
         fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
         if isinstance(default, (bool, int, float, str)) and (
             not fits or isinstance(value, bool) != isinstance(default, bool)

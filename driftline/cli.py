@@ -51,7 +51,10 @@ def run_command(
     out: Annotated[Path | None, typer.Option(help="Folder for record, series and checkpoint.")] = None,
     name: Annotated[str | None, typer.Option(help="Label in reports.  [default: the learner]")] = None,
     scenario_set: Annotated[list[str] | None, typer.Option("--set", help="Scenario parameter, key=value.")] = None,
-    learner_set: Annotated[list[str] | None, typer.Option(help="Learner or adapter parameter, key=value.")] = None,
+    learner_set: Annotated[
+        list[str] | None,
+        typer.Option("--learner-set", "--adapter-set", help="Learner or adapter parameter, key=value."),
+    ] = None,
     model_set: Annotated[list[str] | None, typer.Option(help="Model parameter, key=value.")] = None,
     data_set: Annotated[list[str] | None, typer.Option(help="Dataset parameter, key=value.")] = None,
     metrics: Annotated[
@@ -80,6 +83,13 @@ def run_command(
         str | None, typer.Option(help="Source data, for adapters that learn from it before they begin.")
     ] = None,
     source_set: Annotated[list[str] | None, typer.Option(help="Parameter of the source data, key=value.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=2, help="Let an adapter see so many of the last samples at each step.")
+    ] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard", help="Take an adapter that collapses back to its last good state.")
+    ] = False,
+    guard_set: Annotated[list[str] | None, typer.Option(help="Parameter of the guard, key=value.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Samples between checkpoints.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is in --out already.")] = False,
     device: Annotated[str | None, typer.Option(help="Where to run, such as cuda.")] = None,
@@ -118,6 +128,9 @@ def run_command(
         _real_time(real_time),
         source,
         _values(source_set),
+        window,
+        guard,
+        _values(guard_set),
     )
     report = plan.run(
         out, root=data_root, name=name, overwrite=overwrite, progress=progress, checkpoint_every=checkpoint_every

@@ -13,11 +13,19 @@ from typing import cast
 from torch import nn
 
 from driftline import build, data, models, scenarios
-from driftline.adapters import Adapter
-from driftline.adapters.real_time import RealTime
+from driftline.adapters import Adapter, CollapseGuard, RealTime, SlidingWindow
 from driftline.errors import ConfigError, DataError, RecordError
 from driftline.learners import GradientLearner, Learner
-from driftline.metrics import HeldOut, Metric, NearFutureAccuracy, OnlineAccuracy, OnlineError, Plasticity, SourceError
+from driftline.metrics import (
+    HeldOut,
+    Metric,
+    NearFutureAccuracy,
+    OnlineAccuracy,
+    OnlineError,
+    Plasticity,
+    Rollbacks,
+    SourceError,
+)
 from driftline.stream.dataset import Dataset
 from driftline.stream.play import Reset
 from driftline.stream.record import RunDirectory
@@ -88,8 +96,15 @@ class Plan:
     source : str, optional
         Data of the source domain for adapters that learn something from it before they begin (EATA's Fisher
         information, AdaNPC's memory, ...): a name or path that :func:`driftline.load` takes.
-    scenario_parameters, data_parameters, learner_parameters, model_parameters, source_parameters : mapping
-        Passed on by name.
+    window : int, optional
+        Let the adapter see so many of the last samples at each step, see
+        :class:`driftline.adapters.sliding_window.SlidingWindow`.
+    guard : bool
+        Take the adapter back to a good state when it collapses, see
+        :class:`driftline.adapters.collapse_guard.CollapseGuard`; rollbacks are counted and put into the series. It is
+        inside of the window, and real time outside of both.
+    scenario_parameters, data_parameters, learner_parameters, model_parameters, source_parameters, guard_parameters
+        Passed on by name: mappings.
 
     Examples
     --------
@@ -127,6 +142,9 @@ class Plan:
     real_time: str | float | None = None
     source: str | None = None
     source_parameters: Values = field(default_factory=dict)
+    window: int | None = None
+    guard: bool = False
+    guard_parameters: Values = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, path: str | Path) -> Plan:
@@ -181,13 +199,24 @@ class Plan:
 
     def player(self, stream: Stream, root: str | Path | None = None) -> Learner | Adapter:
         """Build the learner or adapter for a stream."""
+        if self.guard_parameters and not self.guard:
+            raise ConfigError(f"guard_parameters={dict(self.guard_parameters)}, but there is no guard")
         if self.adapter is not None:
             parameters = {**self.learner_parameters, **self._source(root)}
-            adapter = build.adapter(self.adapter, self._model(stream, self.seed, root), **parameters)
-            return adapter if self.real_time is None else RealTime(adapter, self.real_time)
+            return self._wrapped(build.adapter(self.adapter, self._model(stream, self.seed, root), **parameters))
         if self.real_time is not None:
             raise ConfigError(f"real_time={self.real_time!r}: a learner takes its time; only adapters miss batches")
+        if self.guard or self.window is not None:
+            raise ConfigError(f"guard={self.guard}, window={self.window}: these go around an adapter, not a learner")
         return self._learner(stream, root, self.seed)
+
+    def _wrapped(self, adapter: Adapter) -> Adapter:
+        """Put around the adapter what was asked for."""
+        if self.guard:
+            adapter = build.call(CollapseGuard, "guard", self.guard_parameters, adapter)
+        if self.window is not None:
+            adapter = SlidingWindow(adapter, self.window)
+        return adapter if self.real_time is None else RealTime(adapter, self.real_time)
 
     def _source(self, root: str | Path | None) -> dict[str, object]:
         """Load the source domain's data for the adapter, if any is named."""
@@ -218,8 +247,12 @@ class Plan:
 
     def measures(self, stream: Stream) -> list[Metric]:
         """Build the metrics for a stream."""
+        guarded = [Rollbacks()] if self.guard and "rollbacks" not in self.metrics else []
         if self.metrics:
-            return [self._metric(name, stream) for name in self.metrics]
+            return [*(self._metric(name, stream) for name in self.metrics), *guarded]
+        return [*self._usual(stream), *guarded]
+
+    def _usual(self, stream: Stream) -> list[Metric]:
         chosen = [self._metric("online", stream)]
         if not stream.classes:
             if self.shift is not None:
@@ -232,7 +265,7 @@ class Plan:
         except DataError as error:
             if self.shift is not None:
                 raise
-            warnings.warn(f"near-future accuracy is left out: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"near-future accuracy is left out: {error}", RuntimeWarning, stacklevel=3)
         if any(stream.held_out()):
             chosen.append(self._metric("held-out", stream))
         return chosen

@@ -135,6 +135,67 @@ def test_the_unadapted_model_runs_as_an_adapter_with_released_weights(tmp_path):
     assert record["results"]["online_accuracy"] > 0.95  # these weights have seen all training images
 
 
+CORRUPTED = ("run", "continual_tta", "--set", 'order=["contrast","brightness"]', "--set", "samples=60")
+SMALL = ("--model", "resnet18", "--model-set", "width=4", "--batch-size", 5)
+
+
+def adapted(*arguments, cwd):
+    """The record of a run on corrupted digits."""
+    done = driftline(*CORRUPTED, *SMALL, *arguments, "--out", "run", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads((cwd / "run" / "record.json").read_text())
+
+
+def settings_inside(described):
+    """Names and settings of adapters around adapters, the outermost first."""
+    while described:
+        settings = dict(described["parameters"])
+        described_inner = settings.pop("inner", None)
+        yield described["name"], settings
+        described = described_inner
+
+
+def test_an_adapter_is_wrapped_as_asked_and_resumed_with_its_wrappers(tmp_path):
+    record = adapted(
+        *("--adapter", "tent", "--adapter-set", "lr=0.02", "--window", 10, "--guard", "--guard-set", "pause=0"),
+        *("--guard-set", "accuracy=null", "--metrics", "domain-error,cost"),
+        cwd=tmp_path,
+    )
+    (_, window), (_, guard), (_, tent) = around = [*settings_inside(record["learner"])]
+    assert [name for name, _ in around] == ["SlidingWindow", "CollapseGuard", "Tent"]
+    assert (window["size"], guard["pause"], guard["accuracy"], tent["lr"]) == (10, 0, None, 0.02)
+    assert record["plan"]["window"] == 10 and record["plan"]["guard"] is True
+    assert record["plan"]["guard_parameters"] == {"pause": 0, "accuracy": None}
+    # Each window of 10 takes two batches of 5, and without a pause the guard never rests.
+    assert record["results"]["adapted_share"] == 0.5
+    assert record["results"]["rollbacks"] >= 0
+    before = [(tmp_path / "run" / name).read_bytes() for name in ("record.json", "series.csv")]
+    resumed = driftline("resume", "run", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [(tmp_path / "run" / name).read_bytes() for name in ("record.json", "series.csv")] == before
+
+
+def test_a_slow_adapter_misses_batches_and_returns_to_its_source_at_each_segment(tmp_path):
+    record = adapted(
+        *("--adapter", "tent", "--real-time", 3, "--reset", "segment", "--metrics", "cost,source-error"), cwd=tmp_path
+    )
+    assert [name for name, _ in settings_inside(record["learner"])] == ["RealTime", "Tent"]
+    assert record["plan"]["real_time"] == 3.0 and record["protocol"]["reset"] == "segment"
+    # Twelve batches in each of two segments, of which every third is adapted to.
+    assert record["results"]["adapted_share"] == pytest.approx(1 / 3)
+
+
+def test_an_adapter_learns_from_the_source_data_that_is_named(tmp_path):
+    record = adapted(
+        *("--adapter", "adanpc", "--adapter-set", "k=3", "--source", "digits", "--source-set", "split=train"),
+        *("--metrics", "domain-error"),
+        cwd=tmp_path,
+    )
+    assert record["plan"]["source"] == "digits" and record["plan"]["source_parameters"] == {"split": "train"}
+    # The features of an untrained network, and 1 438 labelled digits to compare with: far better than the network.
+    assert record["results"]["domain_error"] < 0.7
+
+
 def test_numbers_in_a_csv_are_predicted_and_reported(tmp_path):
     lines = "".join(f"{i % 7},{i % 5},{(i % 7) / 7 - (i % 5) / 10}\n" for i in range(300))
     (tmp_path / "tides.csv").write_text(f"hour,moon,height\n{lines}")
@@ -185,6 +246,18 @@ def test_inputs_are_moved_to_a_range(tmp_path):
         (["run", "si_blury"], "did you mean 'si_blurry'"),
         (["run", "si_blurry", "--learner", "sdg"], "did you mean 'sgd'"),
         (["run", "si_blurry", "--adapter", "sorce"], "did you mean 'source'"),
+        (["run", "iid", "--adapter", "rdumb", "--adapter-set", "reset_evry=9"], "did you mean 'reset_every'"),
+        (["run", "iid", "--adapter", "source", "--reset", "shift"], "must be 'never' or 'segment'"),
+        (["run", "iid", "--adapter", "source", "--real-time", "fast"], "a number of predictions"),
+        (["run", "iid", "--adapter", "source", "--real-time=-1"], "cost=-1"),
+        (["run", "iid", "--adapter", "source", "--source", "digts"], "did you mean 'digits'"),
+        (["run", "iid", "--adapter", "source", "--source-set", "split=train"], "no source is named"),
+        (["run", "iid", "--adapter", "source", "--window", "1"], "--window"),
+        (["run", "iid", "--adapter", "source", "--guard", "--guard-set", "pose=1"], "did you mean 'pause'"),
+        (["run", "iid", "--adapter", "source", "--guard", "--guard-set", "drift=far"], "should be a float"),
+        (["run", "iid", "--adapter", "source", "--guard-set", "pause=1"], "there is no guard"),
+        (["run", "iid", "--guard"], "around an adapter"),
+        (["run", "iid", "--window", "8"], "around an adapter"),
         (["run", "si_blurry", "--data", "digit"], "did you mean 'digits'"),
         (["run", "si_blurry", "--model", "mpl"], "did you mean 'mlp'"),
         (["run", "si_blurry", "--metrics", "onlin"], "did you mean 'online'"),

@@ -15,6 +15,7 @@ from driftline.errors import ConfigError, DataError, RecordError
 from driftline.learners import native, squared_error
 from driftline.plan import Plan, outputs
 from driftline.stream import Dataset, Segment, Stream
+from driftline.stream.run import run
 
 
 def test_a_plan_read_back_from_its_record_gives_the_same_run(tmp_path):
@@ -278,6 +279,76 @@ def test_compiled_steps_give_the_same_up_to_rounding(seeds):
 def test_a_bad_study_is_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         Plan(**{**STUDY, **settings}).run(progress=False)
+
+
+# --- adapters and what goes around them
+
+WRAPPED = {
+    "scenario": "continual_tta",
+    "adapter": "tent",
+    "model": "resnet18",
+    "batch_size": 5,
+    "metrics": ("domain-error",),
+    "learner_parameters": {"lr": 0.5},
+    "scenario_parameters": {"order": ["contrast", "brightness"], "samples": 60},
+    "model_parameters": {"width": 4},
+    "window": 10,
+    "guard": True,
+    "guard_parameters": {"pause": 1, "drift": 0.1},
+    "real_time": 1.5,
+    "reset": "segment",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Tent has collapsed")
+def test_a_stopped_run_of_a_wrapped_adapter_is_rebuilt_from_its_record_and_resumed(tmp_path):
+    plan = Plan(**WRAPPED)
+    whole = plan.run(tmp_path / "whole", progress=False)
+    stream = plan.stream()
+    stopped = run(
+        stream,
+        plan.player(stream),
+        batch_size=5,
+        metrics=plan.measures(stream),
+        reset="segment",
+        out=tmp_path / "parts",
+        name="tent",
+        until=lambda step: step.position >= 55,
+        about={"plan": json.loads((tmp_path / "whole" / "record.json").read_text())["plan"]},
+    )
+    assert stopped.record["position"] == 55
+    again = Plan.of_run(tmp_path / "parts")
+    assert again == plan
+    again.run(tmp_path / "parts", resume=True, progress=False)
+    for name in ("record.json", "series.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # So large a step moves the features at once.
+    assert whole.results["rollbacks"] >= 1
+
+
+def test_a_guarded_plan_counts_rollbacks_once_whatever_it_measures():
+    stream = Plan(**WRAPPED).stream()
+    for metrics in (("online",), ("rollbacks", "online"), ()):
+        measured = [type(m).__name__ for m in Plan(**{**WRAPPED, "metrics": metrics}).measures(stream)]
+        assert measured.count("Rollbacks") == 1
+    unguarded = Plan(**{**WRAPPED, "guard": False, "guard_parameters": {}}).measures(stream)
+    assert [type(m).__name__ for m in unguarded] == ["DomainError"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"adapter": None, "real_time": None}, "guard=True, window=10: these go around an adapter"),
+        ({"guard": False}, "guard_parameters=.*there is no guard"),
+        ({"guard_parameters": {"momentum": None}}, "momentum=None should be a float"),
+        ({"guard_parameters": {"inner": 1}}, "unknown parameter of guard 'inner'"),
+        ({"window": 1}, "size=1"),
+    ],
+)
+def test_a_bad_setting_of_what_goes_around_an_adapter_is_named(settings, message):
+    plan = Plan(**{**WRAPPED, "learner_parameters": {}, **settings})
+    with pytest.raises(ConfigError, match=message):
+        plan.player(plan.stream())
 
 
 # --- learners by name

@@ -9,6 +9,7 @@ from torch import nn
 
 import driftline
 from driftline import learners, metrics, scenarios
+from driftline.adapters import CollapseGuard, Tent
 from driftline.learners import (
     ClassBalancedReplay,
     GradientLearner,
@@ -30,6 +31,7 @@ from driftline.metrics import (
     OnlineAccuracy,
     OnlineError,
     Plasticity,
+    Rollbacks,
     SourceError,
 )
 from driftline.metrics.blind import BlindClassifier
@@ -323,6 +325,11 @@ def calibration(record):
     }
 
 
+def collapsing():
+    """An adapter that is taken back many times."""
+    return CollapseGuard(Tent(batch_norm(), lr=1.0), every=2, pause=0, accuracy=0.9)
+
+
 DIGITS = {"stream": tasks, "make_learner": small_conv_learner}
 
 METRICS = {
@@ -358,6 +365,8 @@ METRICS = {
     "SourceError: digits": (lambda: SourceError(every=None, batch_size=100), {"resident": False, **DIGITS}),
     "AdaptationCost": (AdaptationCost, {}),
     "AdaptationCost: digits": (lambda: AdaptationCost(2), DIGITS),
+    "Rollbacks": (Rollbacks, {}),
+    "Rollbacks: guarded": (Rollbacks, {"make_learner": collapsing}),
     "HeldOut: live": (
         lambda: HeldOut(50, test=blobs().datasets[0].test),
         {"stream": live, "resident": False},

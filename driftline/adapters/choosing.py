@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
@@ -44,6 +45,11 @@ def choose(model: nn.Module, parameters: Parameters = "affine", exclude: Sequenc
     ConfigError
         When nothing is chosen, with what there is.
 
+    Warns
+    -----
+    UserWarning
+        When there are patterns to exclude and they match nothing that is wanted.
+
     Examples
     --------
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
@@ -52,17 +58,22 @@ def choose(model: nn.Module, parameters: Parameters = "affine", exclude: Sequenc
     """
     wanted = _predicate(model, parameters)
     known = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
-    chosen = {
-        name: p
-        for name, p in known.items()
-        if wanted(name) and not any(fnmatchcase(name, pattern) for pattern in exclude)
-    }
+    fitting = {name: p for name, p in known.items() if wanted(name)}
+    stay = patterns(exclude)
+    chosen = {name: p for name, p in fitting.items() if not any(fnmatchcase(name, pattern) for pattern in stay)}
     if not chosen:
         hint = "the model has no normalisation layer with parameters; " if parameters == "affine" else ""
-        left_out = f" without exclude={[*exclude]}" if exclude else ""
+        left_out = f" without exclude={[*stay]}" if stay else ""
         raise ConfigError(
             f"parameters={parameters!r}{left_out} chooses none of the model's: {hint}name some, as parameters='all' "
             f"or by patterns such as {[*known][:1] or 'layer.*'}; it has {', '.join([*known][:8]) or 'no parameters'}"
+        )
+    if stay and len(chosen) == len(fitting):
+        warnings.warn(
+            f"exclude={[*stay]} matches none of this model's parameters, so that the last are trained, too "
+            f"({', '.join([*chosen][-2:])}); name those that should stay, as exclude=['*layer3.*'] does for CIFAR's "
+            "ResNets, or give exclude=[] to train them all",
+            stacklevel=3,
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
@@ -82,8 +93,13 @@ def _predicate(model: nn.Module, parameters: Parameters) -> Callable[[str], bool
             for name, _ in module.named_parameters(recurse=False)
         }
         return affine.__contains__
-    patterns = [parameters] if isinstance(parameters, str) else list(parameters)
-    return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
+    wanted = patterns(parameters)
+    return lambda name: any(fnmatchcase(name, pattern) for pattern in wanted)
+
+
+def patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return patterns, of which one may be given alone."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def make_optimizer(optimizer: MakeOptimizer, parameters: Sequence[nn.Parameter], lr: float) -> Optimizer:

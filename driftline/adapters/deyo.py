@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from driftline.adapters.choosing import MakeOptimizer, Parameters, choose, make_optimizer
+from driftline.adapters.choosing import MakeOptimizer, Parameters, choose, make_optimizer, patterns
 from driftline.adapters.losses import entropy, entropy_level
 from driftline.adapters.model import ModelAdapter, demand_finite
 from driftline.adapters.normalization import replace_batch_norm
@@ -45,7 +45,8 @@ class DeYO(ModelAdapter):
     parameters : str, sequence of str, or callable
         What is trained, see :data:`driftline.adapters.choosing.Parameters`.
     exclude : sequence of str
-        Patterns of parameters that stay. Default: the last stages, as in :class:`driftline.adapters.sar.SAR`.
+        Patterns of parameters that stay. Default: the last stages of ImageNet's networks, as in
+        :class:`driftline.adapters.sar.SAR`, which says what to give for others.
     seed : int
         Patches are shuffled by draws that this, the number of the batch and the step say.
     inplace : bool
@@ -76,7 +77,7 @@ class DeYO(ModelAdapter):
     Examples
     --------
     >>> source = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
-    >>> adapter = DeYO(source, lr=0.01, entropy_margin=1.1, plpd_threshold=-1.0)
+    >>> adapter = DeYO(source, lr=0.01, entropy_margin=1.1, plpd_threshold=-1.0, exclude=[])
     >>> x = torch.rand(20, 3, 8, 8)
     >>> before = entropy(adapter.predict(x)).mean()
     >>> for _ in range(10):
@@ -111,7 +112,7 @@ class DeYO(ModelAdapter):
         super().__init__(model, inplace)
         self.lr, self.entropy_margin, self.entropy_scale = lr, entropy_margin, entropy_scale
         self.plpd_threshold, self.patches, self.steps, self.seed = plpd_threshold, patches, steps, seed
-        self.parameters, self.exclude = parameters, tuple(exclude)
+        self.parameters, self.exclude = parameters, patterns(exclude)
         chosen = choose(self.model, parameters, self.exclude)
         self.model = replace_batch_norm(self.model)
         self.optimizer = make_optimizer(optimizer, [*chosen.values()], lr)

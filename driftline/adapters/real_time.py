@@ -24,7 +24,8 @@ class RealTime(Wrapper):
     """Let an adapter miss the batches that arrive while it is busy: they are predicted by the model as it is then.
 
     Adapting to a batch that takes C times as long as predicting it keeps the adapter busy for
-    ``ceil(rate * C) - 1`` further batches.
+    ``ceil(rate * C) - 1`` further batches. A batch that the inner adapter only predicts (a window that is not new, a
+    guard at rest) does not.
 
     Parameters
     ----------
@@ -102,10 +103,13 @@ class RealTime(Wrapper):
         """Return scores (B, classes) for samples (B, *input), having adapted to them if there is time."""
         free = self.delay == 0
         scores, cost = self._adapt_and_time(x) if free else (self.inner.predict(x), 0.0)
-        self.delay += max(0, math.ceil(self.rate * cost) - 1) if free else -1
-        self.batches += 1
-        self.adaptations += free
         self._adapted = free
+        if not free:
+            self.delay -= 1
+        elif self.adapted:
+            self.delay = max(0, math.ceil(self.rate * cost) - 1)
+        self.batches += 1
+        self.adaptations += self.adapted
         return scores
 
     def _adapt_and_time(self, x: Tensor) -> tuple[Tensor, float]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from driftline.adapters.choosing import MakeOptimizer, Parameters, choose, make_optimizer
+from driftline.adapters.choosing import MakeOptimizer, Parameters, choose, make_optimizer, patterns
 from driftline.adapters.losses import entropy, entropy_level
 from driftline.adapters.model import ModelAdapter, demand_finite
 from driftline.adapters.normalization import replace_batch_norm
@@ -45,8 +45,9 @@ class SAR(ModelAdapter):
     parameters : str, sequence of str, or callable
         What is trained, see :data:`driftline.adapters.choosing.Parameters`.
     exclude : sequence of str
-        Patterns of parameters that stay, whose changes are the most harmful: the last stage. Default: its names in
-        ImageNet's ResNets and ViTs. Name that of other models, such as ``["layer3.*"]`` for CIFAR's ResNets.
+        Patterns of parameters that stay, whose changes are the most harmful: the last stage. Default, as published: its
+        names in ImageNet's ResNets and ViTs. In other models these match nothing, so that all is trained, and a warning
+        says so: name the last stage, such as ``["*layer3.*"]`` for CIFAR's ResNets, or give ``[]`` to train all.
     variant : "paper" or "released"
         "released" does what the authors' code does beside the paper: a return to the source leaves the optimizer's
         momentum as it is, and the low average too, so that the next batches return again; and where no sample is
@@ -75,7 +76,7 @@ class SAR(ModelAdapter):
     Examples
     --------
     >>> source = nn.Sequential(nn.Linear(4, 8), nn.GroupNorm(2, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> adapter = SAR(source, lr=0.01, entropy_margin=1.1, reset_threshold=0)
+    >>> adapter = SAR(source, lr=0.01, entropy_margin=1.1, reset_threshold=0, exclude=[])
     >>> x = torch.randn(1, 4)
     >>> before = entropy(adapter.predict(x))
     >>> for _ in range(10):
@@ -109,7 +110,7 @@ class SAR(ModelAdapter):
         one_of("variant", variant)
         super().__init__(model, inplace)
         self.lr, self.rho, self.entropy_margin, self.reset_threshold = lr, rho, entropy_margin, reset_threshold
-        self.steps, self.parameters, self.exclude, self.variant = steps, parameters, tuple(exclude), variant
+        self.steps, self.parameters, self.exclude, self.variant = steps, parameters, patterns(exclude), variant
         self.chosen = tuple(choose(self.model, parameters, self.exclude).values())
         self.model = replace_batch_norm(self.model)
         self.optimizer = make_optimizer(optimizer, self.chosen, lr)

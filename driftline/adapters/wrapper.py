@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from driftline.adapters.base import Adapter
 from driftline.errors import CheckpointError, ConfigError
+from driftline.stream.parts import settings_of
 
 INNER = "inner"
 
@@ -130,9 +131,9 @@ class Wrapper(Adapter):
         return self.inner.network()
 
     def describe(self) -> dict[str, object]:
-        """Return name, plain public attributes and, nested, the inner adapter (JSON values)."""
+        """Return name, the settings that are plain values and, nested, the inner adapter (JSON values)."""
         plain = (bool, int, float, str, type(None))
-        own = {k: v for k, v in vars(self).items() if k[0] != "_" and isinstance(v, plain)}
+        own = {name: value for name, value in settings_of(self).items() if isinstance(value, plain)}
         return {"name": type(self).__name__, "parameters": {**own, INNER: self.inner.describe()}}
 
     def to(self, device: torch.device | str) -> Self:

@@ -9,6 +9,7 @@ from driftline.metrics.near_future import BlindAccuracy, NearFutureAccuracy
 from driftline.metrics.online import OnlineAccuracy
 from driftline.metrics.online_error import OnlineError
 from driftline.metrics.plasticity import Plasticity
+from driftline.metrics.rollbacks import Rollbacks
 from driftline.metrics.source_error import SourceError
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "OnlineAccuracy",
     "OnlineError",
     "Plasticity",
+    "Rollbacks",
     "SourceError",
 ]

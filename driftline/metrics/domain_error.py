@@ -27,6 +27,9 @@ class DomainError(Metric):
     In the series, ``domain_error_now/*`` is the error among the domain's samples since the last recorded value: the
     curve within the domain.
 
+    Two counts are kept for each visit, that is each domain that a segment shows, and for each domain: 40 bytes a visit
+    at most, also where a long walk brings a new domain with every segment.
+
     References
     ----------
     Wang et al., "Continual Test-Time Domain Adaptation" (CVPR 2022): the mean over 15 corruptions.
@@ -58,8 +61,9 @@ class DomainError(Metric):
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._table = torch.empty(0, 0, 2)  # (segments, domains, 2): samples, and those predicted wrong
-        self._noted = self._table
+        self._visits = torch.empty(0, dtype=torch.long)  # (V,): segment * domains + domain, ascending
+        self._table = torch.empty(0, 2)  # (V, 2): samples, and those predicted wrong
+        self._noted = torch.empty(0, 2)  # (domains, 2): the same when last recorded
         self._pending: list[tuple[Tensor, Tensor, int, Tensor]] = []
 
     def begin(self, stream: Stream | LiveStream, batch_size: int) -> None:
@@ -67,9 +71,11 @@ class DomainError(Metric):
         need_classes(self, stream)
         # The series on disk has commas and line breaks between its entries.
         self._names = [" ".join(name.replace(",", ";").split()) for name in stream.domain_names]
-        segments = 1 if isinstance(stream, LiveStream) else len(stream.segments)
-        self._table = torch.zeros(segments, len(self._names), 2, dtype=torch.float64)
-        self._noted = self._table
+        width = len(self._names)
+        visits = [segment * width + domain for segment, shown in enumerate(stream.domains_shown) for domain in shown]
+        self._visits = torch.tensor(visits, dtype=torch.long)
+        self._table = torch.zeros(len(visits), 2, dtype=torch.float64)
+        self._noted = torch.zeros(width, 2, dtype=torch.float64)
         self._pending = []
 
     def update(self, step: Step) -> None:
@@ -89,37 +95,49 @@ class DomainError(Metric):
             return
         predicted = torch.cat([classes for classes, _, _, _ in self._pending])
         y = torch.cat([truth for _, truth, _, _ in self._pending])
-        segments, width, _ = self._table.shape
-        place = torch.cat([domains + segment * width for _, _, segment, domains in self._pending])
+        width = len(self._names)
+        visit = torch.cat([domains + segment * width for _, _, segment, domains in self._pending])
+        place = torch.searchsorted(self._visits, visit)
         self._pending = []
         known = y >= 0
         counts = torch.stack([known, known & (predicted != y)], 1).double()
         self._table = self._table.to(y.device, non_blocking=True)
-        found = torch.zeros(segments * width, 2, dtype=torch.float64, device=y.device)
+        found = torch.zeros_like(self._table)
         found.index_add_(0, place.to(y.device, non_blocking=True), counts)
-        self._table = self._table + found.view_as(self._table)
+        self._table = self._table + found
+
+    def _by_domain(self, visits: Tensor) -> Tensor:
+        """Return the counts of each domain, (domains, 2), from those of visits on the CPU."""
+        domains = torch.zeros(len(self._names), 2, dtype=torch.float64)
+        return domains.index_add_(0, self._visits % max(1, len(self._names)), visits)
 
     def value(self) -> dict[str, float]:
         """Return ``domain_error``, that of each domain met, and of each visit to one that came back; in [0, 1]."""
         self._flush()
         visits = self._table.cpu()
-        domains = visits.sum(0)
-        errors = {name: _error(domains[d]) for d, name in enumerate(self._names) if domains[d, 0] > 0}
-        values = {"domain_error": sum(errors.values()) / len(errors) if errors else float("nan")}
-        values |= {f"domain_error/{name}": error for name, error in errors.items()}
-        for d, name in enumerate(self._names):
-            shown = visits[visits[:, d, 0] > 0, d]
+        errors = self._errors(self._by_domain(visits))
+        values = {"domain_error": _mean(errors), **{f"domain_error/{name}": e for name, e in errors.items()}}
+        each: dict[int, list[float]] = {}
+        for visit, (samples, wrong) in zip(self._visits.tolist(), visits.tolist()):
+            if samples > 0:
+                each.setdefault(visit % len(self._names), []).append(wrong / samples)
+        for domain, shown in sorted(each.items()):
             if len(shown) > 1:
-                values |= {f"domain_error_visit/{name}/{i}": _error(visit) for i, visit in enumerate(shown)}
+                values |= {f"domain_error_visit/{self._names[domain]}/{i}": error for i, error in enumerate(shown)}
         return values
+
+    def _errors(self, domains: Tensor) -> dict[str, float]:
+        """Return the error in each domain that has samples, by name."""
+        return {name: wrong / n for name, (n, wrong) in zip(self._names, domains.tolist()) if n > 0}
 
     def points(self, position: int) -> list[Point]:
         """Return the mean so far, and the error of each domain among its samples since the last call."""
-        value = self.value()["domain_error"]
-        new = (self._table.cpu() - self._noted.cpu()).sum(0)
-        self._noted = self._table
-        now = [(f"domain_error_now/{name}", new[d]) for d, name in enumerate(self._names) if new[d, 0] > 0]
-        return [(position, "domain_error", value), *((position, name, _error(counts)) for name, counts in now)]
+        self._flush()
+        domains = self._by_domain(self._table.cpu())
+        now = self._errors(domains - self._noted)
+        self._noted = domains
+        curve = [(position, f"domain_error_now/{name}", error) for name, error in now.items()]
+        return [(position, "domain_error", _mean(self._errors(domains))), *curve]
 
     def merge(self, later: Self) -> None:
         """Add what was measured on a later part of the stream."""
@@ -140,15 +158,15 @@ class DomainError(Metric):
         CheckpointError
             When it was measured on a stream with other segments or domains.
         """
-        table = cast(Tensor, state["table"])
-        if table.shape != self._table.shape:
+        table, noted = cast(Tensor, state["table"]), cast(Tensor, state["noted"])
+        if (table.shape, noted.shape) != (self._table.shape, self._noted.shape):
             raise CheckpointError(
-                f"DomainError: the state has {table.shape[0]} segments and {table.shape[1]} domains, "
-                f"the stream {self._table.shape[0]} and {self._table.shape[1]}"
+                f"DomainError: the state has {len(table)} visits to {len(noted)} domains, "
+                f"the stream {len(self._table)} to {len(self._noted)}"
             )
         self._pending = []
-        self._table, self._noted = table, cast(Tensor, state["noted"])
+        self._table, self._noted = table, noted.cpu()
 
 
-def _error(counts: Tensor) -> float:
-    return float(counts[1] / counts[0])
+def _mean(errors: Mapping[str, float]) -> float:
+    return sum(errors.values()) / len(errors) if errors else float("nan")

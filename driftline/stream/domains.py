@@ -13,6 +13,11 @@ from driftline.stream.segment import Segment
 class Domains:
     """The domains of a row of segments, numbered in the order in which they first appear.
 
+    Attributes
+    ----------
+    shown : list of tuple of int
+        For each segment, the numbers of the domains that its samples show, in order.
+
     Examples
     --------
     >>> from driftline import Dataset
@@ -20,15 +25,18 @@ class Domains:
     >>> domains = Domains([data.named("first"), data.in_domain("night").named("second")])
     >>> domains.names, domains.at(1, torch.tensor([0, 2])).tolist()
     (('first', 'night'), [1, 1])
+    >>> domains.shown
+    [(0,), (1,)]
     """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._segments = segments
         self._numbers: dict[str, int] = {}
+        self.shown: list[tuple[int, ...]] = []
         for segment in segments:
             played = [0] if segment.which is None else dict.fromkeys(segment.which.tolist())
-            for recipe in played:
-                self._numbers.setdefault(_name(segment, recipe), len(self._numbers))
+            numbers = {self._numbers.setdefault(_name(segment, recipe), len(self._numbers)) for recipe in played}
+            self.shown.append(tuple(sorted(numbers)))
 
     @property
     def names(self) -> tuple[str, ...]:

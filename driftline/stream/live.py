@@ -116,6 +116,11 @@ class LiveStream:
         """Name of the one domain, see :attr:`Stream.domain_names`."""
         return (self.name,)
 
+    @property
+    def domains_shown(self) -> list[tuple[int, ...]]:
+        """The one domain of the one segment, see :attr:`Stream.domains_shown`."""
+        return [(0,)]
+
     def domains(self, batch: Batch) -> Tensor:
         """Return the domain of each sample of a batch, see :meth:`Stream.domains`."""
         return torch.zeros(len(batch), dtype=torch.long)

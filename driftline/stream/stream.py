@@ -242,6 +242,11 @@ class Stream:
         place = torch.arange(batch.position, batch.stop) + self.window[0] - self.starts[batch.segment.index]
         return self._domains.at(batch.segment.index, place)
 
+    @property
+    def domains_shown(self) -> list[tuple[int, ...]]:
+        """For each segment, the domains of its samples, as their numbers in :attr:`domain_names`."""
+        return self._domains.shown
+
     @cached_property
     def _domains(self) -> Domains:
         return Domains(self.segments)

@@ -10,6 +10,8 @@ from driftline.errors import ConfigError, InputError
 from driftline.stream.seeds import derive_seed, generator
 from tests.adapters.recorded import Recorded
 
+pytestmark = pytest.mark.filterwarnings("ignore:exclude=")
+
 X = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 ALL = {"entropy_margin": 3.0, "plpd_threshold": -1.0}
 """Keeps every image."""

@@ -107,10 +107,10 @@ ADAPTERS = {
     "EATA: conv": (lambda model: EATA(model, uniform(20, 1, 8, 8), redundancy=0.99), {**CONV, **BY_BATCH}),
     "RDumb": (lambda model: RDumb(model, reset_every=4, entropy_margin=1.0, redundancy=0.9), BY_BATCH),
     "RDumb: conv": (lambda model: RDumb(model, entropy_margin=2.25, redundancy=0.99), {**CONV, **BY_BATCH}),
-    "SAR": (lambda model: SAR(model, entropy_margin=1.0, reset_threshold=0.4), BY_BATCH),
-    "SAR: conv": (lambda model: SAR(model, optimizer="sgd", entropy_margin=2.25), {**CONV, **BY_BATCH}),
+    "SAR": (lambda model: SAR(model, entropy_margin=1.0, reset_threshold=0.4, exclude=[]), BY_BATCH),
+    "SAR: conv": (lambda model: SAR(model, optimizer="sgd", entropy_margin=2.25, exclude=[]), {**CONV, **BY_BATCH}),
     "DeYO: conv": (
-        lambda model: DeYO(model, lr=0.01, entropy_margin=2.3, plpd_threshold=0.0),
+        lambda model: DeYO(model, lr=0.01, entropy_margin=2.3, plpd_threshold=0.0, exclude=[]),
         {**CONV, **BY_BATCH},
     ),
     "ROID": (lambda model: ROID(model, consistency=False), BY_BATCH),

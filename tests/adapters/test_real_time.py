@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import driftline
-from driftline.adapters import RealTime, Source
+from driftline.adapters import RealTime, SlidingWindow, Source
 from driftline.errors import CheckpointError, ConfigError, InputError
 from driftline.metrics import AdaptationCost
 from driftline.stream import Dataset, Segment, Stream
@@ -57,6 +57,17 @@ def test_a_missed_batch_is_predicted_by_the_model_as_it_is_and_changes_nothing()
         expected = alone.adapt(X[i : i + 4]) if i % 3 == 0 else alone.predict(X[i : i + 4])
         assert torch.equal(adapter.adapt(X[i : i + 4]), expected)
         assert all(torch.equal(v, state[k]) for k, v in adapter.network().state_dict().items())
+
+
+def test_a_batch_that_the_inner_adapter_only_predicts_keeps_it_from_nothing():
+    adapter = RealTime(SlidingWindow(drifting(), size=3), cost=3)
+    found = []
+    for sample in X[:11]:
+        adapter.adapt(sample[None])
+        found.append((adapter.adapted, adapter.delay))
+    # Two samples fill the window beside the third; the next two are missed, and then it fills anew.
+    assert found == [(False, 0), (False, 0), (True, 2), (False, 1), (False, 0)] * 2 + [(False, 0)]
+    assert adapter.adaptations == 2
 
 
 def test_the_cost_may_depend_on_the_batch():

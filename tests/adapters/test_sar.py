@@ -1,14 +1,18 @@
 import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from driftline.adapters import Tent
+from driftline import models
+from driftline.adapters import DeYO, Tent
 from driftline.adapters.sar import SAR
 from driftline.errors import ConfigError, InputError
 from tests.adapters.recorded import Case, Layered, Recorded
 from tests.golden import golden_names
+
+pytestmark = pytest.mark.filterwarnings("ignore:exclude=")
 
 X = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 ALL = {"entropy_margin": 3.0, "reset_threshold": 0.0}
@@ -156,3 +160,31 @@ def test_settings_out_of_range_are_refused(settings):
 def test_excluding_every_normalisation_is_refused():
     with pytest.raises(ConfigError, match="exclude"):
         SAR(Recorded(), exclude=["*"])
+
+
+def trained_stages(model, **settings):
+    """Which of a ResNet's stages have parameters that are trained."""
+    adapter = SAR(model, **settings)
+    trained = {name.split(".")[1] for name, p in adapter.model.named_parameters() if p.requires_grad}
+    return {stage for stage in trained if stage.startswith("layer")}
+
+
+def test_the_last_stage_of_a_network_with_the_published_names_stays():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert trained_stages(models.resnet18((3, 32, 32), 10, width=2)) == {"layer1", "layer2", "layer3"}
+
+
+@pytest.mark.parametrize("make", [SAR, DeYO])
+def test_a_network_with_other_names_is_trained_whole_with_a_warning_that_says_what_to_give(make):
+    with pytest.warns(
+        UserWarning, match=r"matches none of this model's .*\(body.layer3.2.bn2.weight.*exclude=\['\*layer3"
+    ):
+        make(models.resnet20())
+
+
+@pytest.mark.filterwarnings("error")
+def test_naming_the_last_stage_or_nothing_is_no_mistake():
+    assert trained_stages(models.resnet20(), exclude="*layer3.*") == {"layer1", "layer2"}
+    assert trained_stages(models.resnet20(), exclude=["*layer3.*"]) == {"layer1", "layer2"}
+    assert trained_stages(models.resnet20(), exclude=[]) == {"layer1", "layer2", "layer3"}

@@ -65,6 +65,33 @@ def test_names_fit_into_the_series():
     assert list(measured(DomainError(), look("a, b\nc"))) == ["domain_error", "domain_error/a; b c"]
 
 
+def test_visits_to_domains_of_mixed_segments_that_come_back_are_told_apart():
+    def mixed(fog, snow):
+        parts = [look(name, 10, share).in_domain(name) for name, share in (("snow", snow), ("fog", fog))]
+        return driftline.concatenate(*parts).shuffle(torch.Generator().manual_seed(0)).named("mixed")
+
+    values = measured(DomainError(), mixed(0.5, 0.9), look("fog", 10, 1.0), mixed(0.7, 0.8))
+    visits = {name.partition("/")[2]: v for name, v in values.items() if name.startswith("domain_error_visit")}
+    assert visits == pytest.approx({"snow/0": 0.1, "snow/1": 0.2, "fog/0": 0.5, "fog/1": 0.0, "fog/2": 0.3})
+
+
+def kept(metric):
+    """Bytes of tensors in a metric's state."""
+    return sum(t.numel() * t.element_size() for t in metric.state_dict().values())
+
+
+def test_what_is_kept_of_a_long_stream_grows_with_its_segments_alone():
+    new, recurring = DomainError(), DomainError()
+    walk = [look(f"step {i}", 2, i % 2 / 2) for i in range(1000)]
+    values = measured(new, *walk, batch_size=2)
+    assert values["domain_error"] == pytest.approx(0.75) and len(values) == 1001
+    # With a domain of its own for each of 1 000 segments, and for 20 visits to each of 15 domains.
+    assert kept(new) == 1000 * 2 * 8 + 1000 * 2 * 8
+    days = [look(f"weather {i % 15}", 2, 0.5) for i in range(300)]
+    assert measured(recurring, *days, batch_size=2)["domain_error_visit/weather 14/19"] == 0.5
+    assert kept(recurring) == 300 * 2 * 8 + 15 * 2 * 8
+
+
 def test_a_state_of_other_domains_is_refused():
     one, two = DomainError(), DomainError()
     measured(one, look("a"))
