@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from driftline.activations import Make, activation_by, units_before
 from driftline.errors import ConfigError, unknown
 
-
 NORMALIZATIONS = ("none", "layer", "batch")
 
 

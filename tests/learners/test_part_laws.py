@@ -21,7 +21,16 @@ from driftline.learners.optimizers import (
     ShrinkAndPerturb,
     WeightClipping,
 )
-from driftline.learners.penalties import L2, L2Init, SpectralRegularization, WassersteinRegularization
+from driftline.learners.penalties import (
+    L2,
+    MAS,
+    L2Init,
+    OnlineEWC,
+    RWalk,
+    SpectralRegularization,
+    SynapticIntelligence,
+    WassersteinRegularization,
+)
 from driftline.learners.renewers import ContinualBackprop, ContinualBackpropLayer, find_unit_groups
 from driftline.testing import check_learner, check_strength_zero
 
@@ -149,6 +158,20 @@ LEARNERS = {
         CONV,
     ),
     "WassersteinRegularization": (learner(penalty=lambda m, s: WassersteinRegularization(m, 1e-2, refresh=5)), {}),
+    "OnlineEWC": (learner(penalty=lambda m, s: OnlineEWC(m, 0.1)), {}),
+    "OnlineEWC: boundary, conv": (
+        learner(penalty=lambda m, s: OnlineEWC(m, 0.1, form="boundary", every=4), model=convnet),
+        CONV,
+    ),
+    "SynapticIntelligence": (learner(penalty=lambda m, s: SynapticIntelligence(m, 0.01)), {}),
+    "SynapticIntelligence: boundary": (
+        learner(penalty=lambda m, s: SynapticIntelligence(m, 0.01, form="boundary", every=4)),
+        {},
+    ),
+    "MAS": (learner(penalty=lambda m, s: MAS(m, 0.1)), {}),
+    "MAS: released": (learner(penalty=lambda m, s: MAS(m, 0.1, variant="released")), {}),
+    "RWalk": (learner(penalty=lambda m, s: RWalk(m, 0.01)), {}),
+    "RWalk: boundary": (learner(penalty=lambda m, s: RWalk(m, 0.01, form="boundary", every=4)), {}),
     "ContinualBackprop": (learner(renewer=renewal()), {}),
     "ContinualBackprop: Adam": (learner(adam, renewer=renewal(utility="adaptable_contribution")), {}),
     "ContinualBackprop: momentum, chance": (learner(momentum, renewer=renewal(accumulate=False)), {}),
@@ -192,6 +215,10 @@ ZERO = {
     "L2Init: decoupled": (learner(renewer=lambda m, s: L2Init(m, 0.0, decoupled=True)), learner()),
     "SpectralRegularization": (learner(penalty=lambda m, s: SpectralRegularization(m, 0.0)), learner()),
     "WassersteinRegularization": (learner(penalty=lambda m, s: WassersteinRegularization(m, 0.0)), learner()),
+    "OnlineEWC": (learner(penalty=lambda m, s: OnlineEWC(m, 0.0)), learner()),
+    "SynapticIntelligence": (learner(penalty=lambda m, s: SynapticIntelligence(m, 0.0)), learner()),
+    "MAS": (learner(penalty=lambda m, s: MAS(m, 0.0)), learner()),
+    "RWalk": (learner(penalty=lambda m, s: RWalk(m, 0.0)), learner()),
     "ContinualBackprop": (
         learner(adam, renewer=lambda m, s: ContinualBackprop(m, replacement_rate=0.0)),
         learner(adam),

@@ -13,7 +13,16 @@ from driftline.errors import CheckpointError, ConfigError, InputError
 from driftline.learners import GradientLearner
 from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.normalizer import InputNormalizer
-from driftline.learners.penalties import L2, L2Init, SpectralRegularization, WassersteinRegularization
+from driftline.learners.penalties import (
+    L2,
+    MAS,
+    L2Init,
+    OnlineEWC,
+    RWalk,
+    SpectralRegularization,
+    SynapticIntelligence,
+    WassersteinRegularization,
+)
 from driftline.testing import check_learner
 from tests.learners.penalties.networks import BUILDERS, batches, mlp, stacked_batches, train
 from tests.learners.states import kept, same
@@ -47,7 +56,21 @@ DECOUPLED = {
     "wasserstein_decoupled": maker(WassersteinRegularization, 0.3, refresh=2, decoupled=True),
     "wasserstein_mean_decoupled": maker(WassersteinRegularization, 0.3, reduction="mean", decoupled=True),
 }
-ALL = {**COUPLED, **DECOUPLED}
+CONSOLIDATING = {
+    "ewc": maker(OnlineEWC, 0.3),
+    "ewc_boundary": maker(OnlineEWC, 0.3, form="boundary", every=2),
+    "si": maker(SynapticIntelligence, 0.1),
+    "si_released": maker(SynapticIntelligence, 0.1, variant="released", epsilon=0.1),
+    "si_boundary": maker(SynapticIntelligence, 0.1, form="boundary", every=2, epsilon=0.1),
+    "mas": maker(MAS, 0.3),
+    "mas_released": maker(MAS, 0.3, variant="released"),
+    "mas_boundary": maker(MAS, 0.3, form="boundary", every=2),
+    "rwalk": maker(RWalk, 0.1),
+    "rwalk_released": maker(RWalk, 0.1, variant="released"),
+    "rwalk_boundary": maker(RWalk, 0.1, form="boundary", every=2),
+}
+"""Those that look at the loss's gradients: they add to them, and have no value to call before."""
+ALL = {**COUPLED, **DECOUPLED, **CONSOLIDATING}
 WITH_STATE = {name: make for name, make in ALL.items() if name not in ("l2", "l2_decoupled")}
 COUPLED_WITH_STATE = {name: make for name, make in COUPLED.items() if name != "l2"}
 coupled = pytest.mark.parametrize("make", COUPLED.values(), ids=COUPLED)
