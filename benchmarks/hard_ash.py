@@ -36,6 +36,7 @@ GRIDS = {
     "Adagrad": (2e-4, 3e-4, 5e-4, 7e-4, 1e-3),
     "Adam": (3e-5, 5e-5, 1e-4, 2e-4, 3e-4),
 }
+PUBLISHED_GRID = (5e-4, 7e-4, 1e-3, 1.5e-3, 2e-3)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|", flush=True)
     for name in [n for n in METHODS if not chosen.methods or n in chosen.methods.split(",")]:
         method, start = METHODS[name], time.perf_counter()
-        grid = GRIDS[method.optimizer]
+        grid = PUBLISHED_GRID if method.published else GRIDS[method.optimizer]
         tried = {lr: statistics.fmean(final(method, lr, tuning, TUNING_SEEDS)[0]) for lr in grid}
         best = max(grid, key=tried.__getitem__)
         ends, onlines = final(method, best, measured, range(chosen.seeds))

@@ -115,15 +115,15 @@ def renewal(**options):
     return lambda model, seed: ContinualBackprop(model, replacement_rate=0.02, maturity=5, seed=seed, **options)
 
 
-def learner(optimizer=sgd, penalty=None, renewer=None, model=mlp, replay=False, normalizer=None, **options):
-    """A factory of learners made of these parts."""
+def learner(optimizer=sgd, penalty=None, renewer=None, model=mlp, replay=False, normalizer=None, more=(), **options):
+    """A factory of learners made of these parts; ``more`` are further penalties."""
 
     def make(seed=0):
         network = model(seed)
         return GradientLearner(
             network,
             optimizer(network, seed),
-            penalties=[penalty(network, seed)] if penalty else [],
+            penalties=[make(network, seed) for make in ([penalty] if penalty else []) + list(more)],
             renewers=[renewer(network, seed)] if renewer else [],
             replay=ReservoirReplay(60, seed=seed) if replay else None,
             normalizer=normalizer() if normalizer else None,
@@ -218,6 +218,23 @@ LEARNERS = {
             renewer=renewal(),
             replay=True,
             normalizer=InputNormalizer,
+        ),
+        {},
+    ),
+    "all that hold": (
+        learner(
+            penalty=lambda m, s: OnlineEWC(m, 0.1),
+            more=(
+                lambda m, s: SynapticIntelligence(m, 0.01),
+                lambda m, s: MAS(m, 0.01, form="boundary", every=5),
+                lambda m, s: RWalk(m, 0.01),
+                lambda m, s: Orthogonal(m, 1e-3),
+                lambda m, s: EffectiveRank(m, 1e-3, samples=16),
+                lambda m, s: CenterLoss(m, 1e-2),
+            ),
+            renewer=lambda m, s: NormalizeAndProject(m, every=2),
+            model=normalised,
+            replay=True,
         ),
         {},
     ),

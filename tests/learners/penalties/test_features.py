@@ -1,6 +1,7 @@
 """Penalties on features: effective rank and centre loss, and the tap that finds the features."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -247,3 +248,17 @@ def test_a_number_of_samples_without_a_rank_is_refused(samples):
 def test_a_rate_outside_of_its_range_is_refused():
     with pytest.raises(ConfigError, match="rate=1.5"):
         CenterLoss(mlp(), 0.1, rate=1.5)
+
+
+@every_kind
+def test_a_learner_copied_or_pickled_whole_goes_on_as_the_original(kind):
+    model = mlp()
+    learner = GradientLearner(model, torch.optim.SGD(model.parameters(), lr=0.05), penalties=[kind(model, 0.1)])
+    data = batches((6,), 6, seed=1)
+    for x, y in data[:3]:
+        learner.learn(x, y)
+    others = copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))
+    for x, y in data[3:]:
+        for each in (learner, *others):
+            each.learn(x, y)
+    assert all(same(learner.state_dict()["model"], other.state_dict()["model"]) for other in others)
