@@ -123,7 +123,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=12_000, help="of the stream, for tuning and for the result")
     parser.add_argument("--methods", default="", help="names, with commas; default: all")
+    parser.add_argument("--step-sizes", default="", help="to choose from, with commas; default: five by optimizer")
     chosen = parser.parse_args()
+    given = tuple(float(lr) for lr in chosen.step_sizes.split(",") if lr)
     torch.set_num_threads(1)
     data = driftline.load("mnist", input_range=(0.0, 1.0))
     tuning = first(data, 0, min(chosen.samples, 50_000), first(data, 50_000, 60_000, data.test))
@@ -133,7 +135,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|", flush=True)
     for name in [n for n in METHODS if not chosen.methods or n in chosen.methods.split(",")]:
         method, start = METHODS[name], time.perf_counter()
-        grid = PUBLISHED_GRID if method.published else GRIDS[method.optimizer]
+        grid = given or (PUBLISHED_GRID if method.published else GRIDS[method.optimizer])
         tried = {lr: statistics.fmean(final(method, lr, tuning, TUNING_SEEDS)[0]) for lr in grid}
         best = max(grid, key=tried.__getitem__)
         ends, onlines = final(method, best, measured, range(chosen.seeds))
