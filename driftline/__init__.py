@@ -1,6 +1,6 @@
 """driftline: continual and test-time adaptation on streams."""
 
-from driftline import adapters, data, learners, metrics, models, scenarios, weights
+from driftline import activations, adapters, data, learners, metrics, models, scenarios, weights
 from driftline.data import load
 from driftline.stream import Dataset, Segment, Stream, concatenate, from_iterable, interleave, scenario
 from driftline.stream.play import play
@@ -13,6 +13,7 @@ __all__ = [
     "Report",
     "Segment",
     "Stream",
+    "activations",
     "adapters",
     "concatenate",
     "data",

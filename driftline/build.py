@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from driftline import methods
+from driftline import methods, penalised
 from driftline.adapters import (
     EATA,
     ETA,
@@ -60,10 +60,18 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "perturbed": methods.perturbed,
     "obgd": methods.obgd,
     "weight-clipping": methods.weight_clipping,
-    "l2": methods.l2,
-    "l2-init": methods.l2_init,
-    "spectral": methods.spectral,
-    "wasserstein": methods.wasserstein,
+    "l2": penalised.l2,
+    "l2-init": penalised.l2_init,
+    "spectral": penalised.spectral,
+    "wasserstein": penalised.wasserstein,
+    "online-ewc": penalised.online_ewc,
+    "si": penalised.si,
+    "mas": penalised.mas,
+    "rwalk": penalised.rwalk,
+    "orthogonal": penalised.orthogonal,
+    "l2-er": penalised.l2_er,
+    "center-loss": penalised.center_loss,
+    "normalize-and-project": penalised.normalize_and_project,
     "ncm": methods.ncm,
     "slda": methods.slda,
 }
@@ -124,7 +132,7 @@ def learner(name: str, model: nn.Module | None, classes: int, seed: int = 0, **p
     seed : int
         For what the learner draws.
     **parameters
-        As the function of that name in :mod:`driftline.methods` takes them.
+        As the function of that name in :mod:`driftline.methods` or :mod:`driftline.penalised` takes them.
 
     Raises
     ------

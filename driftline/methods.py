@@ -1,6 +1,7 @@
 """The learning methods that have a name: what each is made of, and its settings with their usual values.
 
 Each takes the model to train, the number of classes (0: there are numbers to predict) and the seed of what it draws.
+Those that are a penalty are in :mod:`driftline.penalised`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from driftline.learners import (
     squared_error,
 )
 from driftline.learners.optimizers import UPGD, Adam, ObGD, PerturbedSGD, ShrinkAndPerturb, WeightClipping
-from driftline.learners.penalties import L2, L2Init, SpectralRegularization, WassersteinRegularization
 from driftline.learners.renewers import ContinualBackprop
 
 Step = Literal["sgd", "adam"]
@@ -164,60 +164,6 @@ def weight_clipping(
 ) -> Learner:
     """SGD or Adam with weights kept within their layer's initial range (Elsayed et al., 2024)."""
     return trained(model, classes, WeightClipping(plain_step(optimizer, model, lr), kappa), normalize)
-
-
-def l2(
-    model: nn.Module,
-    classes: int,
-    seed: int,
-    lr: float = 0.01,
-    strength: float = 1e-3,
-    optimizer: Step = "sgd",
-    normalize: bool = False,
-) -> Learner:
-    """Pull towards zero: the sum of squared parameters is added to the loss."""
-    return trained(model, classes, plain_step(optimizer, model, lr), normalize, penalties=[L2(strength)])
-
-
-def l2_init(
-    model: nn.Module,
-    classes: int,
-    seed: int,
-    lr: float = 0.01,
-    strength: float = 1e-2,
-    optimizer: Step = "sgd",
-    normalize: bool = False,
-) -> Learner:
-    """Pull towards the initial weights: their squared distance is added to the loss (Kumar et al., 2023)."""
-    return trained(model, classes, plain_step(optimizer, model, lr), normalize, penalties=[L2Init(model, strength)])
-
-
-def spectral(
-    model: nn.Module,
-    classes: int,
-    seed: int,
-    lr: float = 0.01,
-    strength: float = 1e-4,
-    optimizer: Step = "sgd",
-    normalize: bool = False,
-) -> Learner:
-    """Spectral regularization: each layer's largest singular value is held near 1 (Lewandowski et al., 2024)."""
-    penalty = SpectralRegularization(model, strength, seed=seed)
-    return trained(model, classes, plain_step(optimizer, model, lr), normalize, penalties=[penalty])
-
-
-def wasserstein(
-    model: nn.Module,
-    classes: int,
-    seed: int,
-    lr: float = 0.01,
-    strength: float = 1e-2,
-    optimizer: Step = "sgd",
-    normalize: bool = False,
-) -> Learner:
-    """Pull towards the initial distribution of each layer's weights (Lewandowski et al., 2023)."""
-    penalty = WassersteinRegularization(model, strength)
-    return trained(model, classes, plain_step(optimizer, model, lr), normalize, penalties=[penalty])
 
 
 def ncm(model: None, classes: int, seed: int) -> Learner:

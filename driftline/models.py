@@ -8,12 +8,16 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from driftline.activations import Make, activation_by, units_before
 from driftline.errors import ConfigError, unknown
+
+NORMALIZATIONS = ("none", "layer", "batch")
 
 
 class Network(nn.Module):
@@ -52,8 +56,9 @@ def mlp(
     inputs: int | tuple[int, ...],
     classes: int,
     hidden: Sequence[int] = (256, 256),
-    activation: Callable[[], nn.Module] = nn.ReLU,
+    activation: str | Make = "relu",
     seed: int = 0,
+    normalization: str = "none",
 ) -> Network:
     """Multilayer perceptron; flattens its input itself.
 
@@ -64,16 +69,20 @@ def mlp(
     classes : int
         Number of scores.
     hidden : sequence of int
-        Units of each hidden layer; empty: a linear classifier.
-    activation : callable
-        Makes the module after each hidden layer.
+        Activations of each hidden layer; empty: a linear classifier. Where an activation makes two of each unit
+        (:class:`driftline.activations.CReLU`), the layer in front has half as many units.
+    activation : str or callable
+        What comes after each hidden layer: a name of :data:`driftline.activations.ACTIVATIONS`, or what makes a module.
     seed : int
         Decides the initial weights (PyTorch's default initialisation).
+    normalization : {"none", "layer", "batch"}
+        What stands between each hidden layer and its activation.
 
     Raises
     ------
     ConfigError
-        For a size below 1, or an activation that cannot be called.
+        For a size below 1, a width that the activation does not divide, an unknown name, or an activation that
+        cannot be called.
 
     Examples
     --------
@@ -81,21 +90,30 @@ def mlp(
     torch.Size([2, 10])
     """
     shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
-    if not isinstance(hidden, Sequence) or not callable(activation):
-        raise ConfigError(f"hidden={hidden!r}, activation={activation!r}: give such as (256, 256) and nn.ReLU")
+    if not isinstance(hidden, Sequence):
+        raise ConfigError(f"hidden={hidden!r}: give a sequence such as (256, 256)")
+    make = activation_by(activation)
     _check_sizes(inputs=shape, hidden=hidden, classes=[classes])
     sizes = [math.prod(shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     with _seeded(seed):
         for before, after in itertools.pairwise(sizes):
-            layers += [nn.Linear(before, after), activation()]
+            units = units_before(after, make, f"hidden={tuple(hidden)}")
+            layers += [nn.Linear(before, units), *_normalization(normalization, units, images=False), make()]
         return Network(nn.Sequential(*layers), nn.Linear(sizes[-1], classes))
 
 
-def convnet(input_shape: tuple[int, ...], classes: int, width: int = 32, seed: int = 0) -> Network:
+def convnet(
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: int = 32,
+    seed: int = 0,
+    activation: str | Make = "relu",
+    normalization: str = "none",
+) -> Network:
     """Two convolutions with pooling and one hidden layer, for images from 4x4 up to about 64x64.
 
-    No normalisation and no dropout: it computes the same in training and evaluation, and for a batch of one.
+    By default it has no normalisation: it computes the same in training and evaluation, and for a batch of one.
 
     Parameters
     ----------
@@ -104,14 +122,17 @@ def convnet(input_shape: tuple[int, ...], classes: int, width: int = 32, seed: i
     classes : int
         Number of scores.
     width : int
-        Channels of the first convolution; the second has 2, the hidden layer 4 times as many units.
+        Channels behind the first convolution; there are 2 times as many behind the second, and 4 behind the hidden
+        layer.
     seed : int
         Decides the initial weights (PyTorch's default initialisation).
+    activation, normalization : str
+        As for :func:`mlp`; "layer" means all channels and pixels of an image together (``nn.GroupNorm(1, ...)``).
 
     Raises
     ------
     ConfigError
-        For a shape that is not an image of at least 4x4, or a size below 1.
+        For a shape that is not an image of at least 4x4, or else as for :func:`mlp`.
 
     Examples
     --------
@@ -120,22 +141,33 @@ def convnet(input_shape: tuple[int, ...], classes: int, width: int = 32, seed: i
     """
     channels, rows, columns = _image_shape(input_shape, smallest=4)
     _check_sizes(width=[width], classes=[classes])
+    make = activation_by(activation)
+    first, second, third = (units_before(n, make, f"width={width}") for n in (width, 2 * width, 4 * width))
     with _seeded(seed):
         body = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.ReLU(),
+            nn.Conv2d(channels, first, 3, padding=1),
+            *_normalization(normalization, first),
+            make(),
             nn.MaxPool2d(2),
-            nn.Conv2d(width, 2 * width, 3, padding=1),
-            nn.ReLU(),
+            nn.Conv2d(width, second, 3, padding=1),
+            *_normalization(normalization, second),
+            make(),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            nn.Linear(2 * width * (rows // 4) * (columns // 4), 4 * width),
-            nn.ReLU(),
+            nn.Linear(2 * width * (rows // 4) * (columns // 4), third),
+            *_normalization(normalization, third, images=False),
+            make(),
         )
         return Network(body, nn.Linear(4 * width, classes))
 
 
-def resnet20(classes: int = 10, seed: int = 0, input_shape: tuple[int, ...] = (3, 32, 32)) -> Network:
+def resnet20(
+    classes: int = 10,
+    seed: int = 0,
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    activation: str | Make = "relu",
+    normalization: str = "batch",
+) -> Network:
     """ResNet-20 for CIFAR, with parameter-free shortcuts (option A).
 
     Parameters
@@ -147,11 +179,13 @@ def resnet20(classes: int = 10, seed: int = 0, input_shape: tuple[int, ...] = (3
     input_shape : tuple of int
         (channels, height, width) of one image. Images under 5x5 are halved less often, so that batch
         normalisation sees more than one value per channel also for a batch of one.
+    activation, normalization : str
+        As for :func:`convnet`. Behind an activation that makes two of each unit, shortcuts are 1x1 convolutions.
 
     Raises
     ------
     ConfigError
-        For a shape that is not an image of at least 2x2, or a size below 1.
+        For a shape that is not an image of at least 2x2, a size below 1, or an unknown name.
 
     Notes
     -----
@@ -163,20 +197,42 @@ def resnet20(classes: int = 10, seed: int = 0, input_shape: tuple[int, ...] = (3
     >>> sum(p.numel() for p in resnet20().parameters())
     269722
     """
-    return _resnet(input_shape, classes, seed, widths=(16, 32, 64), blocks=3, projection=False)
+    form = _Form(blocks=3, projection=False, activation=activation, normalization=normalization)
+    return _resnet(input_shape, classes, seed, (16, 32, 64), form)
 
 
-def resnet32(classes: int = 10, seed: int = 0, input_shape: tuple[int, ...] = (3, 32, 32)) -> Network:
+def resnet32(
+    classes: int = 10,
+    seed: int = 0,
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    activation: str | Make = "relu",
+    normalization: str = "batch",
+) -> Network:
     """ResNet-32 for CIFAR, with parameter-free shortcuts (option A); see :func:`resnet20`."""
-    return _resnet(input_shape, classes, seed, widths=(16, 32, 64), blocks=5, projection=False)
+    form = _Form(blocks=5, projection=False, activation=activation, normalization=normalization)
+    return _resnet(input_shape, classes, seed, (16, 32, 64), form)
 
 
-def resnet56(classes: int = 10, seed: int = 0, input_shape: tuple[int, ...] = (3, 32, 32)) -> Network:
+def resnet56(
+    classes: int = 10,
+    seed: int = 0,
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    activation: str | Make = "relu",
+    normalization: str = "batch",
+) -> Network:
     """ResNet-56 for CIFAR, with parameter-free shortcuts (option A); see :func:`resnet20`."""
-    return _resnet(input_shape, classes, seed, widths=(16, 32, 64), blocks=9, projection=False)
+    form = _Form(blocks=9, projection=False, activation=activation, normalization=normalization)
+    return _resnet(input_shape, classes, seed, (16, 32, 64), form)
 
 
-def resnet18(input_shape: tuple[int, ...], classes: int, width: int = 64, seed: int = 0) -> Network:
+def resnet18(
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: int = 64,
+    seed: int = 0,
+    activation: str | Make = "relu",
+    normalization: str = "batch",
+) -> Network:
     """ResNet-18 for small images: 3x3 stem without stride, no max-pooling, projection shortcuts.
 
     Parameters
@@ -190,11 +246,13 @@ def resnet18(input_shape: tuple[int, ...], classes: int, width: int = 64, seed: 
         Ranzato, "Gradient episodic memory for continual learning" (2017).
     seed : int
         Decides the initial weights (He et al. 2015, normal).
+    activation, normalization : str
+        As for :func:`resnet20`.
 
     Raises
     ------
     ConfigError
-        For a shape that is not an image of at least 2x2, or a size below 1.
+        For a shape that is not an image of at least 2x2, a size below 1, or an unknown name.
 
     Notes
     -----
@@ -207,7 +265,8 @@ def resnet18(input_shape: tuple[int, ...], classes: int, width: int = 64, seed: 
     """
     _check_sizes(width=[width])
     widths = (width, 2 * width, 4 * width, 8 * width)
-    return _resnet(input_shape, classes, seed, widths, blocks=2, projection=True)
+    form = _Form(blocks=2, projection=True, activation=activation, normalization=normalization)
+    return _resnet(input_shape, classes, seed, widths, form)
 
 
 MODELS: dict[str, Callable[..., Network]] = {
@@ -268,6 +327,28 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, seed: int = 0, 
     return builder(**{shape: input_shape}, classes=classes, seed=seed, **options)
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What a residual network's blocks are made of."""
+
+    blocks: int
+    projection: bool
+    activation: str | Make = "relu"
+    normalization: str = "batch"
+
+    def norm(self, channels: int) -> nn.Module:
+        """Return the normalisation of so many channels."""
+        return next(iter(_normalization(self.normalization, channels)), nn.Identity())
+
+    def act(self) -> nn.Module:
+        """Return an activation."""
+        return activation_by(self.activation)()
+
+    def units(self, width: int) -> int:
+        """Return the channels of a convolution behind whose activation there are ``width``."""
+        return units_before(width, activation_by(self.activation), f"{width} channels")
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions around a shortcut (He et al. 2016, figure 2).
 
@@ -277,23 +358,24 @@ class Block(nn.Module):
         Channels.
     stride : int
         Of the first convolution and the shortcut.
-    projection : bool
-        Where the shapes differ, the shortcut is a 1x1 convolution (option B) instead of :class:`Subsample`.
+    form : _Form
+        With ``projection``, the shortcut is a 1x1 convolution (option B) where the shapes differ, instead of
+        :class:`Subsample`; also behind an activation that makes two of each unit, since there they always differ.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, projection: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, form: _Form) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.relu2 = nn.ReLU()
+        units = form.units(outputs)
+        self.conv1 = nn.Conv2d(inputs, units, 3, stride, padding=1, bias=False)
+        self.bn1 = form.norm(units)
+        self.relu1 = form.act()
+        self.conv2 = nn.Conv2d(outputs, units, 3, padding=1, bias=False)
+        self.bn2 = form.norm(units)
+        self.relu2 = form.act()
         self.shortcut: nn.Module = nn.Identity()
-        if projection and (stride, inputs) != (1, outputs):
-            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
-        elif (stride, inputs) != (1, outputs):
+        if (stride, inputs) != (1, units) and (form.projection or units < outputs):
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, units, 1, stride, bias=False), form.norm(units))
+        elif (stride, inputs) != (1, units):
             self.shortcut = Subsample(outputs - inputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -317,21 +399,20 @@ class Subsample(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, below, self.extra - below))
 
 
-def _resnet(
-    input_shape: tuple[int, ...], classes: int, seed: int, widths: Sequence[int], blocks: int, projection: bool
-) -> Network:
-    """Stem, one stage of ``blocks`` blocks per width, global average pooling, head."""
+def _resnet(input_shape: tuple[int, ...], classes: int, seed: int, widths: Sequence[int], form: _Form) -> Network:
+    """Stem, one stage of blocks per width, global average pooling, head."""
     channels, *sides = _image_shape(input_shape, smallest=2)
     _check_sizes(classes=[classes])
     inputs, side = widths[0], min(sides)
     with _seeded(seed):
-        stem = nn.Conv2d(channels, inputs, 3, padding=1, bias=False)
-        layers = OrderedDict[str, nn.Module](conv1=stem, bn1=nn.BatchNorm2d(inputs), relu=nn.ReLU())
+        units = form.units(inputs)
+        stem = nn.Conv2d(channels, units, 3, padding=1, bias=False)
+        layers = OrderedDict[str, nn.Module](conv1=stem, bn1=form.norm(units), relu=form.act())
         for stage, outputs in enumerate(widths, start=1):
             # In training mode, batch normalisation refuses a single sample of 1x1 pixels.
             stride = 2 if stage > 1 and side > 2 else 1
-            first = Block(inputs, outputs, stride, projection)
-            rest = [Block(outputs, outputs, 1, projection) for _ in range(blocks - 1)]
+            first = Block(inputs, outputs, stride, form)
+            rest = [Block(outputs, outputs, 1, form) for _ in range(form.blocks - 1)]
             layers[f"layer{stage}"] = nn.Sequential(first, *rest)
             inputs, side = outputs, math.ceil(side / stride)
         layers.update(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
@@ -340,6 +421,17 @@ def _resnet(
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
     return network
+
+
+def _normalization(name: str, units: int, images: bool = True) -> list[nn.Module]:
+    """Return the normalisation layer of so many units, in a list: an empty one for none."""
+    if name not in NORMALIZATIONS:
+        raise unknown("normalization", str(name), NORMALIZATIONS)
+    if name == "batch":
+        return [nn.BatchNorm2d(units) if images else nn.BatchNorm1d(units)]
+    if name == "layer":
+        return [nn.GroupNorm(1, units) if images else nn.LayerNorm(units)]
+    return []
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from torch import nn
 
 from driftline import models
 from driftline.errors import ChecksumError, ConfigError, MissingDataError
+from driftline.learners.lockstep.modules import stack_models
+from driftline.learners.lockstep.view import unstacked
 from driftline.models import build
 from driftline.weights import Normalize, load_weights, weights_hash
 from tests.golden import data_root
@@ -270,6 +272,43 @@ def test_mlp_uses_the_given_layers_and_activation():
     assert model.features(torch.rand(2, 6)).shape == (2, 4)
 
 
+VARIANTS = [
+    {"activation": "hard-ash"},
+    {"activation": "crelu", "normalization": "layer"},
+    {"activation": "fourier", "normalization": "batch"},
+    {"activation": nn.Tanh, "normalization": "none"},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+@pytest.mark.parametrize("name", ["mlp", "convnet", "resnet18", "resnet20"])
+def test_every_network_takes_activations_and_normalisations_and_is_stacked_with_them(name, options):
+    alone = [build(name, (3, 8, 8), classes=4, seed=seed, **options).eval() for seed in range(2)]
+    x = torch.rand(2, 5, 3, 8, 8)
+    scores = [model(x[i]) for i, model in enumerate(alone)]
+    scores[0].logsumexp(1).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in alone[0].parameters())
+    together = stack_models(alone)
+    # Batched products round differently; up to 40 layers of float32.
+    torch.testing.assert_close(together(x), torch.stack(scores), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(unstacked(together, 1)(x[1]), scores[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet", "resnet20"])
+def test_widths_count_activations_so_features_are_as_many_whatever_the_activation(name):
+    plain, doubled = (build(name, (1, 8, 8), classes=3, activation=a) for a in ("relu", "crelu"))
+    assert plain.head.in_features == doubled.head.in_features
+    assert size(doubled) < size(plain)
+
+
+def test_normalisation_stands_between_layer_and_activation():
+    kinds = [type(m) for m in models.mlp(6, 2, hidden=(4,), normalization="layer").body]
+    assert kinds == [nn.Flatten, nn.Linear, nn.LayerNorm, nn.ReLU]
+    kinds = [type(m) for m in models.convnet((1, 8, 8), 2, width=4, normalization="layer").body[:3]]
+    assert kinds == [nn.Conv2d, nn.GroupNorm, nn.ReLU]
+    assert not any("Norm" in type(m).__name__ for m in models.resnet20(normalization="none").modules())
+
+
 def test_option_a_shortcut_keeps_even_pixels_and_pads_channels_on_both_sides():
     x = torch.arange(2 * 4 * 4.0).view(1, 2, 4, 4)
     out = models.Subsample(extra=2, stride=2)(x)
@@ -350,7 +389,7 @@ def test_unknown_model_suggests_the_nearest():
     [
         ("mlp", "hiden", "did you mean 'hidden'"),
         ("convnet", "widht", "did you mean 'width'"),
-        ("resnet20", "width", "There are: none"),
+        ("resnet20", "width", "There are: activation, normalization"),
         ("mlp", "inputs", "There are: hidden, activation"),
     ],
 )
@@ -366,7 +405,12 @@ def test_unknown_option_suggests_the_nearest(name, option, message):
         (lambda: models.mlp(4, 0), "classes="),
         (lambda: models.mlp(4, 2, hidden=(8, 0)), "hidden="),
         (lambda: build("mlp", (4,), 2, hidden=8), "hidden="),
-        (lambda: build("mlp", (4,), 2, activation="relu"), "activation="),
+        (lambda: build("mlp", (4,), 2, activation=3), "activation="),
+        (lambda: build("mlp", (4,), 2, activation="rleu"), "did you mean 'relu'"),
+        (lambda: build("mlp", (4,), 2, hidden=(6, 5), activation="crelu"), "5 is no multiple of 2, and CReLU"),
+        (lambda: build("convnet", (1, 8, 8), 2, width=5, activation="fourier"), "5 is no multiple of 2, and Fourier"),
+        (lambda: build("mlp", (4,), 2, normalization="layers"), "did you mean 'layer'"),
+        (lambda: models.resnet20(normalization="group"), "unknown normalization 'group'"),
         (lambda: models.convnet((784,), 2), "use mlp"),
         (lambda: models.convnet((1, 3, 9), 2), "4x4"),
         (lambda: models.convnet((1, 8, 8), 2, width=0), "width="),

@@ -235,9 +235,15 @@ def test_a_resumed_study_is_that_of_one_never_stopped(tmp_path):
     assert resumed.record == whole.record and resumed.series == whole.series
 
 
-@pytest.mark.parametrize("name", [name for name in build.LEARNERS if build.needs_model(name)])
+CLASSES_ONLY = ("center-loss",)
+NETWORKS = {"normalize-and-project": {"normalization": "layer"}}
+"""What a learner's model needs beside the usual."""
+
+
+@pytest.mark.parametrize("name", [n for n in build.LEARNERS if build.needs_model(n) and n not in CLASSES_ONLY])
 def test_every_trained_learner_runs_for_many_seeds_as_for_one(name):
     plan = {**STUDY, "learner": name, "scenario_parameters": {"samples": 60, "period": 20}}
+    plan["model_parameters"] = {**plan["model_parameters"], **NETWORKS.get(name, {})}
     with warnings.catch_warnings():
         # Such as the one that says that replicas are stepped one by one.
         warnings.simplefilter("error")
@@ -357,12 +363,13 @@ def test_a_bad_setting_of_what_goes_around_an_adapter_is_named(settings, message
 @pytest.mark.parametrize("name", build.LEARNERS)
 @pytest.mark.parametrize("classes", [3, 0])
 def test_every_named_learner_learns_classes_and_numbers(name, classes):
-    if not classes and not build.needs_model(name):
+    if not classes and (not build.needs_model(name) or name in CLASSES_ONLY):
         pytest.skip("predicts classes only")
     rng = torch.Generator().manual_seed(0)
     x = torch.rand(300, 6, generator=rng)
     y = (3 * x[:, 0]).long() if classes else 2 * x[:, 0] - x[:, 1]
-    model = models.mlp(6, classes or 1, hidden=(32,), seed=0) if build.needs_model(name) else None
+    network = NETWORKS.get(name, {})
+    model = models.mlp(6, classes or 1, hidden=(32,), seed=0, **network) if build.needs_model(name) else None
     usual = {"adam": 0.01, "obgd": 1.0}
     parameters = {"lr": usual.get(name, 0.05)} if build.needs_model(name) else {}
     learner = build.learner(name, model, classes, seed=1, **parameters)
@@ -377,7 +384,7 @@ def test_every_named_learner_learns_classes_and_numbers(name, classes):
 
 @pytest.mark.parametrize("name", [name for name in build.LEARNERS if build.needs_model(name)])
 def test_every_trained_learner_takes_a_normalizer(name):
-    learner = build.learner(name, models.mlp(4, 2, hidden=(8,)), 2, normalize=True)
+    learner = build.learner(name, models.mlp(4, 2, hidden=(8,), **NETWORKS.get(name, {})), 2, normalize=True)
     learner.observe(torch.rand(3, 4), torch.tensor([0, 1, 0]))
     assert learner.describe()["parameters"]["normalizer"]["name"] == "InputNormalizer"
 
@@ -392,6 +399,12 @@ def test_every_trained_learner_takes_a_normalizer(name):
         ("l2-init", {"strength": -1}, "strength"),
         ("spectral", {"strength": "high"}, "should be a float"),
         ("shrink-and-perturb", {"sigma": -0.1}, "sigma"),
+        ("online-ewc", {"strength": -1.0}, "strength"),
+        ("si", {"form": "task"}, "unknown form 'task'"),
+        ("mas", {"every": 10}, "every=10: .* for form='boundary' only"),
+        ("orthogonal", {"side": "row"}, "did you mean 'rows'"),
+        ("l2-er", {"samples": 1}, "samples=1"),
+        ("normalize-and-project", {}, "no layer with a normalisation behind it"),
     ],
 )
 def test_a_bad_setting_of_a_learner_is_named(name, parameters, message):

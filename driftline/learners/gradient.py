@@ -36,6 +36,13 @@ class DirectPenalty(Protocol):
         """Add the penalty's gradient to each parameter's ``grad``."""
 
 
+class LabelledPenalty(Protocol):
+    """A penalty that also depends on labels."""
+
+    def see(self, y: Tensor) -> None:
+        """Take the labels of the batch that the model sees next."""
+
+
 class Renewer(Protocol):
     """Changes a model after an optimizer step."""
 
@@ -63,7 +70,7 @@ class GradientLearner(Learner):
         ``loss(scores, y) -> scalar``, averaged over the batch.
     penalties : sequence of callable
         ``penalty(model) -> scalar``, added to the loss. One that has ``add_gradients(model)`` gets that called after
-        the backward pass instead: the same gradient for less.
+        the backward pass instead: the same gradient for less. One that has ``see(y)`` is given each update's labels.
     renewers : sequence
         ``renew(model, optimizer)`` is called after each optimizer step.
     replay : Replay, optional
@@ -139,6 +146,7 @@ class GradientLearner(Learner):
             raise ConfigError(f"replay_batch={replay_batch}: must be at least 1")
         self._added = tuple(p for p in self.penalties if not hasattr(p, "add_gradients"))
         self._direct = tuple(cast(DirectPenalty, p) for p in self.penalties if hasattr(p, "add_gradients"))
+        self._labelled = tuple(cast(LabelledPenalty, p) for p in self.penalties if hasattr(p, "see"))
         self._axis = 0 if self.replicas is None else 1
         for part in (*self.penalties, *self.renewers):
             after, place = getattr(part, "after_step", None), "penalties" if part in self.penalties else "renewers"
@@ -267,6 +275,8 @@ class GradientLearner(Learner):
         axis, new = self._axis, x.shape[self._axis]
         if self.replay is not None and (drawn := self.replay.sample(self.replay_batch or new)) is not None:
             x, y = torch.cat((x, drawn[0]), axis), torch.cat((y, drawn[1]), axis)
+        for labelled in self._labelled:
+            labelled.see(y)
         scores = self._forward(x if self.normalizer is None else self.normalizer(x))
         loss = self.loss(scores, y) if self.replicas is None else over_replicas(self.loss, scores, y)
         for penalty in self._added:

@@ -21,8 +21,25 @@ from driftline.learners.optimizers import (
     ShrinkAndPerturb,
     WeightClipping,
 )
-from driftline.learners.penalties import L2, L2Init, SpectralRegularization, WassersteinRegularization
-from driftline.learners.renewers import ContinualBackprop, ContinualBackpropLayer, find_unit_groups
+from driftline.learners.penalties import (
+    L2,
+    MAS,
+    CenterLoss,
+    EffectiveRank,
+    L2Init,
+    OnlineEWC,
+    Orthogonal,
+    RWalk,
+    SpectralRegularization,
+    SynapticIntelligence,
+    WassersteinRegularization,
+)
+from driftline.learners.renewers import (
+    ContinualBackprop,
+    ContinualBackpropLayer,
+    NormalizeAndProject,
+    find_unit_groups,
+)
 from driftline.testing import check_learner, check_strength_zero
 
 
@@ -32,6 +49,14 @@ def mlp(seed):
 
 def convnet(seed):
     return models.convnet((1, 8, 8), 10, width=4, seed=seed)
+
+
+def normalised(seed):
+    return models.mlp(4, 3, (12, 8), seed=seed, normalization="layer", activation="crelu")
+
+
+def normalised_convnet(seed):
+    return models.convnet((1, 8, 8), 10, width=4, seed=seed, normalization="layer", activation="hard-ash")
 
 
 def with_layers(seed, rate=0.05):
@@ -90,15 +115,15 @@ def renewal(**options):
     return lambda model, seed: ContinualBackprop(model, replacement_rate=0.02, maturity=5, seed=seed, **options)
 
 
-def learner(optimizer=sgd, penalty=None, renewer=None, model=mlp, replay=False, normalizer=None, **options):
-    """A factory of learners made of these parts."""
+def learner(optimizer=sgd, penalty=None, renewer=None, model=mlp, replay=False, normalizer=None, more=(), **options):
+    """A factory of learners made of these parts; ``more`` are further penalties."""
 
     def make(seed=0):
         network = model(seed)
         return GradientLearner(
             network,
             optimizer(network, seed),
-            penalties=[penalty(network, seed)] if penalty else [],
+            penalties=[make(network, seed) for make in ([penalty] if penalty else []) + list(more)],
             renewers=[renewer(network, seed)] if renewer else [],
             replay=ReservoirReplay(60, seed=seed) if replay else None,
             normalizer=normalizer() if normalizer else None,
@@ -149,6 +174,37 @@ LEARNERS = {
         CONV,
     ),
     "WassersteinRegularization": (learner(penalty=lambda m, s: WassersteinRegularization(m, 1e-2, refresh=5)), {}),
+    "OnlineEWC": (learner(penalty=lambda m, s: OnlineEWC(m, 0.1)), {}),
+    "OnlineEWC: boundary, conv": (
+        learner(penalty=lambda m, s: OnlineEWC(m, 0.1, form="boundary", every=4), model=convnet),
+        CONV,
+    ),
+    "SynapticIntelligence": (learner(penalty=lambda m, s: SynapticIntelligence(m, 0.01)), {}),
+    "SynapticIntelligence: boundary": (
+        learner(penalty=lambda m, s: SynapticIntelligence(m, 0.01, form="boundary", every=4)),
+        {},
+    ),
+    "MAS": (learner(penalty=lambda m, s: MAS(m, 0.1)), {}),
+    "MAS: released": (learner(penalty=lambda m, s: MAS(m, 0.1, variant="released")), {}),
+    "RWalk": (learner(penalty=lambda m, s: RWalk(m, 0.01)), {}),
+    "RWalk: boundary": (learner(penalty=lambda m, s: RWalk(m, 0.01, form="boundary", every=4)), {}),
+    "Orthogonal": (learner(penalty=lambda m, s: Orthogonal(m, 1e-2)), {}),
+    "Orthogonal: decoupled, conv": (
+        learner(renewer=lambda m, s: Orthogonal(m, 1e-2, side="both", decoupled=True), model=convnet),
+        CONV,
+    ),
+    "EffectiveRank": (learner(penalty=lambda m, s: EffectiveRank(m, 1e-2)), {}),
+    "EffectiveRank: recent samples": (learner(penalty=lambda m, s: EffectiveRank(m, 1e-2, samples=24)), {}),
+    "CenterLoss": (learner(penalty=lambda m, s: CenterLoss(m, 0.1)), {}),
+    "CenterLoss: replay, conv": (
+        learner(penalty=lambda m, s: CenterLoss(m, 0.1), model=convnet, replay=True),
+        {**CONV, "steps": 200},
+    ),
+    "NormalizeAndProject": (learner(renewer=lambda m, s: NormalizeAndProject(m), model=normalised), {}),
+    "NormalizeAndProject: now and then, conv": (
+        learner(adam, renewer=lambda m, s: NormalizeAndProject(m, every=3), model=normalised_convnet),
+        CONV,
+    ),
     "ContinualBackprop": (learner(renewer=renewal()), {}),
     "ContinualBackprop: Adam": (learner(adam, renewer=renewal(utility="adaptable_contribution")), {}),
     "ContinualBackprop: momentum, chance": (learner(momentum, renewer=renewal(accumulate=False)), {}),
@@ -165,10 +221,27 @@ LEARNERS = {
         ),
         {},
     ),
+    "all that hold": (
+        learner(
+            penalty=lambda m, s: OnlineEWC(m, 0.1),
+            more=(
+                lambda m, s: SynapticIntelligence(m, 0.01),
+                lambda m, s: MAS(m, 0.01, form="boundary", every=5),
+                lambda m, s: RWalk(m, 0.01),
+                lambda m, s: Orthogonal(m, 1e-3),
+                lambda m, s: EffectiveRank(m, 1e-3, samples=16),
+                lambda m, s: CenterLoss(m, 1e-2),
+            ),
+            renewer=lambda m, s: NormalizeAndProject(m, every=2),
+            model=normalised,
+            replay=True,
+        ),
+        {},
+    ),
     "everything else": (
         learner(
             upgd(fused=True),
-            penalty=lambda m, s: L2Init(m, 1e-2),
+            penalty=lambda m, s: OnlineEWC(m, 1e-2),
             renewer=renewal(utility="zero_contribution"),
             replay=True,
             normalizer=lambda: InputNormalizer("welford"),
@@ -192,6 +265,18 @@ ZERO = {
     "L2Init: decoupled": (learner(renewer=lambda m, s: L2Init(m, 0.0, decoupled=True)), learner()),
     "SpectralRegularization": (learner(penalty=lambda m, s: SpectralRegularization(m, 0.0)), learner()),
     "WassersteinRegularization": (learner(penalty=lambda m, s: WassersteinRegularization(m, 0.0)), learner()),
+    "Orthogonal": (learner(penalty=lambda m, s: Orthogonal(m, 0.0)), learner()),
+    "Orthogonal: decoupled": (learner(renewer=lambda m, s: Orthogonal(m, 0.0, decoupled=True)), learner()),
+    "EffectiveRank": (learner(penalty=lambda m, s: EffectiveRank(m, 0.0)), learner()),
+    "CenterLoss": (learner(penalty=lambda m, s: CenterLoss(m, 0.0)), learner()),
+    "NormalizeAndProject": (
+        learner(renewer=lambda m, s: NormalizeAndProject(m, every=10**9), model=normalised),
+        learner(model=normalised),
+    ),
+    "OnlineEWC": (learner(penalty=lambda m, s: OnlineEWC(m, 0.0)), learner()),
+    "SynapticIntelligence": (learner(penalty=lambda m, s: SynapticIntelligence(m, 0.0)), learner()),
+    "MAS": (learner(penalty=lambda m, s: MAS(m, 0.0)), learner()),
+    "RWalk": (learner(penalty=lambda m, s: RWalk(m, 0.0)), learner()),
     "ContinualBackprop": (
         learner(adam, renewer=lambda m, s: ContinualBackprop(m, replacement_rate=0.0)),
         learner(adam),

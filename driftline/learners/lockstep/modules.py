@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from driftline.activations import ASH, CReLU, Fourier, HardASH
 from driftline.errors import ConfigError
-from driftline.models import Block, Network
+from driftline.models import Block, Network, Subsample
 
 Kind = Literal["linear", "conv", "batch_norm", "layer_norm", "group_norm"]
 
@@ -191,6 +192,30 @@ class ReplicatedLayerNorm(Replicated):
         return y if self.bias is None else y + self.bias.unsqueeze(1)
 
 
+class ReplicatedGroupNorm(Replicated):
+    """R group normalisations, for (R, B, C, ...)."""
+
+    def __init__(self, layers: Sequence[nn.GroupNorm]) -> None:
+        super().__init__()
+        first = layers[0]
+        self.replicas, self.num_groups, self.num_channels = len(layers), first.num_groups, first.num_channels
+        self.eps, self.affine = first.eps, first.affine
+        self.weight = _stacked([n.weight for n in layers]) if first.affine else None
+        self.bias = _stacked([n.bias for n in layers]) if first.affine else None
+
+    def single(self, number: int) -> nn.Module:
+        """Return one of the layers."""
+        return self._share(nn.GroupNorm(self.num_groups, self.num_channels, self.eps, self.affine, "meta"), number)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the groups of each sample of each replica."""
+        y = F.group_norm(x.flatten(0, 1), self.num_groups, None, None, self.eps).reshape(x.shape)
+        if self.weight is None or self.bias is None:
+            return y
+        shape = (self.replicas, 1, -1, *(1 for _ in x.shape[3:]))
+        return y * self.weight.view(shape) + self.bias.view(shape)
+
+
 class PerSample(Replicated):
     """Applies what works on single samples to all samples of all replicas; goes before a class of torch's."""
 
@@ -222,18 +247,44 @@ class ReplicatedAdaptiveAvgPool2d(PerSample, nn.AdaptiveAvgPool2d):
     """Pools each image."""
 
 
+class ReplicatedASH(PerSample, ASH):
+    """Thresholds each sample's units."""
+
+
+class ReplicatedHardASH(PerSample, HardASH):
+    """Thresholds each sample's units."""
+
+
+class ReplicatedCReLU(PerSample, CReLU):
+    """Makes two of each sample's units."""
+
+
+class ReplicatedFourier(PerSample, Fourier):
+    """Makes two of each sample's units."""
+
+
+class ReplicatedSubsample(PerSample, Subsample):
+    """Takes each image's shortcut."""
+
+
 PARAMETERISED = {
     nn.Linear: ReplicatedLinear,
     nn.Conv2d: ReplicatedConv2d,
     nn.BatchNorm1d: ReplicatedBatchNorm,
     nn.BatchNorm2d: ReplicatedBatchNorm,
     nn.LayerNorm: ReplicatedLayerNorm,
+    nn.GroupNorm: ReplicatedGroupNorm,
 }
 PER_SAMPLE = {
     nn.Flatten: ReplicatedFlatten,
     nn.MaxPool2d: ReplicatedMaxPool2d,
     nn.AvgPool2d: ReplicatedAvgPool2d,
     nn.AdaptiveAvgPool2d: ReplicatedAdaptiveAvgPool2d,
+    ASH: ReplicatedASH,
+    HardASH: ReplicatedHardASH,
+    CReLU: ReplicatedCReLU,
+    Fourier: ReplicatedFourier,
+    Subsample: ReplicatedSubsample,
 }
 ELEMENTWISE = (
     nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh
@@ -252,6 +303,7 @@ KINDS: dict[type[nn.Module], Kind] = {
     nn.LayerNorm: "layer_norm",
     ReplicatedLayerNorm: "layer_norm",
     nn.GroupNorm: "group_norm",
+    ReplicatedGroupNorm: "group_norm",
 }
 
 

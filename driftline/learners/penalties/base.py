@@ -156,6 +156,22 @@ def gradients(named: Mapping[str, nn.Parameter]) -> list[Tensor]:
     return cast("list[Tensor]", grads)
 
 
+def check_place(penalty: Penalty, after_step: bool) -> None:
+    """Raise where a penalty that has two forms, coupled and decoupled, is used in the other form's place.
+
+    Raises
+    ------
+    ConfigError
+    """
+    decoupled = bool(getattr(penalty, "after_step", False))
+    if after_step != decoupled:
+        where = ("renewers", "penalties") if decoupled else ("penalties", "renewers")
+        raise ConfigError(
+            f"this {type(penalty).__name__} is {'' if decoupled else 'not '}decoupled: it belongs in {where[0]}=[...], "
+            f"not in {where[1]}=[...]"
+        )
+
+
 def nothing(model: nn.Module) -> Tensor:
     """Return a zero to add to a loss, or to call ``backward`` on, that reaches none of the model's parameters."""
     like = next(model.parameters())

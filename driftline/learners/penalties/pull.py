@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from driftline.errors import ConfigError
-from driftline.learners.penalties.base import Penalty, factor, gradients, nothing, rates
+from driftline.learners.penalties.base import Penalty, check_place, factor, gradients, nothing, rates
 
 
 class Pull(Penalty):
@@ -46,7 +45,7 @@ class Pull(Penalty):
 
     def __call__(self, model: nn.Module) -> Tensor:
         """Return λ Σ w (θ − target)²."""
-        self._belongs(False)
+        check_place(self, after_step=False)
         total = nothing(model)
         if self.off:
             return total
@@ -59,7 +58,7 @@ class Pull(Penalty):
     @torch.no_grad()
     def add_gradients(self, model: nn.Module) -> None:
         """Add 2 λ w (θ − target) to the gradients, in two passes."""
-        self._belongs(False)
+        check_place(self, after_step=False)
         if self.off:
             return
         named = self.named_parameters(model)
@@ -80,7 +79,7 @@ class Pull(Penalty):
     @torch.no_grad()
     def renew(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Move each parameter that the optimizer holds by −lr · 2 λ w (θ − target); for the decoupled form."""
-        self._belongs(True)
+        check_place(self, after_step=True)
         if self.off:
             return
         learning_rates = {id(p): rate for p, rate in rates(optimizer)}
@@ -92,13 +91,3 @@ class Pull(Penalty):
                     p.mul_(1.0 - share)
                 else:
                     p.lerp_(targets[name], share.to(p.dtype) if isinstance(share, Tensor) else share)
-
-    def _belongs(self, after_step: bool) -> None:
-        """Raise where the penalty is used in the other place."""
-        if after_step != self.after_step:
-            name = type(self).__name__
-            where = ("renewers", "penalties") if self.after_step else ("penalties", "renewers")
-            raise ConfigError(
-                f"this {name} is {'' if self.after_step else 'not '}decoupled: it belongs in {where[0]}=[...], "
-                f"not in {where[1]}=[...]"
-            )

@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.nn.modules import activation as activations
 from torch.nn.modules import dropout, pooling
 
+from driftline.activations import ASH, Activation
 from driftline.errors import ConfigError
 from driftline.learners.lockstep.modules import Replicated, kind_of
 
@@ -27,7 +28,7 @@ SPATIAL = {"maxpool2d", "avgpool2d", "lppool2d", "adaptiveavgpool2d", "adaptivem
 FLATTENING = {"flatten", "view", "reshape"}
 SIZES = {"size", "dim", "getattr", "getitem", "len"}
 SCALAR = {"add", "sub", "mul", "truediv", "div"}
-POOLS = tuple(kind for kind in vars(pooling).values() if isinstance(kind, type) and issubclass(kind, nn.Module))
+POOLS = tuple(k for k in vars(pooling).values() if isinstance(k, type) and k.__module__ == pooling.__name__)
 DROPOUTS = (dropout._DropoutNd,)
 
 
@@ -43,15 +44,20 @@ class Path:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keep every layer of torch, and every layer with replicas, whole."""
-        if kind_of(m) is not None or isinstance(m, Replicated):
+        """Keep every layer of torch's and of ours, and every layer with replicas, whole."""
+        if kind_of(m) is not None or isinstance(m, (Replicated, Activation)):
             return True
         of_torch = any(base.__module__.startswith("torch.nn") for base in type(m).__mro__ if base is not nn.Module)
         return of_torch and not any(True for _ in m.children())
 
 
 def activation_of(module: nn.Module) -> str | None:
-    """Return the functional name of a module that acts on each unit alone, otherwise None."""
+    """Return the functional name of a module that acts on each unit alone, otherwise None.
+
+    ASH looks at other units for its threshold only: it counts as what it becomes above that, a ReLU.
+    """
+    if isinstance(module, ASH):
+        return "relu"
     known = next((base for base in type(module).__mro__ if base.__module__ == activations.__name__), None)
     return None if known is None else ELEMENTWISE.get(known.__name__.lower())
 

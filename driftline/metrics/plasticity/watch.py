@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from driftline.activations import Activation
 from driftline.errors import ConfigError, unknown
 from driftline.metrics.plasticity.units import Count, Kind
 
 ACTIVATIONS = (
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
     nn.Softsign, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold, nn.Tanh, nn.Hardtanh, nn.Sigmoid,
-    nn.Hardsigmoid, nn.Hardswish, nn.GLU,
+    nn.Hardsigmoid, nn.Hardswish, nn.GLU, Activation,
 )  # fmt: skip
 """Modules whose outputs are taken for hidden units (``ReLU6`` is a ``Hardtanh``)."""
 

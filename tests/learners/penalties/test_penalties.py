@@ -13,7 +13,17 @@ from driftline.errors import CheckpointError, ConfigError, InputError
 from driftline.learners import GradientLearner
 from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.normalizer import InputNormalizer
-from driftline.learners.penalties import L2, L2Init, SpectralRegularization, WassersteinRegularization
+from driftline.learners.penalties import (
+    L2,
+    MAS,
+    L2Init,
+    OnlineEWC,
+    Orthogonal,
+    RWalk,
+    SpectralRegularization,
+    SynapticIntelligence,
+    WassersteinRegularization,
+)
 from driftline.testing import check_learner
 from tests.learners.penalties.networks import BUILDERS, batches, mlp, stacked_batches, train
 from tests.learners.states import kept, same
@@ -37,6 +47,9 @@ COUPLED = {
     "spectral_variations": maker(
         SpectralRegularization, 0.03, exponent=3.0, bias="norm", anchor="initial", iterations=2
     ),
+    "orthogonal": maker(Orthogonal, 0.03),
+    "orthogonal_rows": maker(Orthogonal, 0.03, side="rows", scale=2.0),
+    "orthogonal_both": maker(Orthogonal, 0.03, side="both"),
     "wasserstein": maker(WassersteinRegularization, 0.03, refresh=3),
     "wasserstein_mean": maker(WassersteinRegularization, 0.03, refresh=1, reduction="mean"),
 }
@@ -44,12 +57,27 @@ DECOUPLED = {
     "l2_decoupled": maker(L2, 0.3, decoupled=True),
     "l2_init_decoupled": maker(L2Init, 0.3, decoupled=True),
     "l2_init_released": maker(L2Init, 0.3, variant="released"),
+    "orthogonal_decoupled": maker(Orthogonal, 0.03, side="columns", decoupled=True),
     "wasserstein_decoupled": maker(WassersteinRegularization, 0.3, refresh=2, decoupled=True),
     "wasserstein_mean_decoupled": maker(WassersteinRegularization, 0.3, reduction="mean", decoupled=True),
 }
-ALL = {**COUPLED, **DECOUPLED}
-WITH_STATE = {name: make for name, make in ALL.items() if name not in ("l2", "l2_decoupled")}
-COUPLED_WITH_STATE = {name: make for name, make in COUPLED.items() if name != "l2"}
+CONSOLIDATING = {
+    "ewc": maker(OnlineEWC, 0.3),
+    "ewc_boundary": maker(OnlineEWC, 0.3, form="boundary", every=2),
+    "si": maker(SynapticIntelligence, 0.1),
+    "si_released": maker(SynapticIntelligence, 0.1, variant="released", epsilon=0.1),
+    "si_boundary": maker(SynapticIntelligence, 0.1, form="boundary", every=2, epsilon=0.1),
+    "mas": maker(MAS, 0.3),
+    "mas_released": maker(MAS, 0.3, variant="released"),
+    "mas_boundary": maker(MAS, 0.3, form="boundary", every=2),
+    "rwalk": maker(RWalk, 0.1),
+    "rwalk_released": maker(RWalk, 0.1, variant="released"),
+    "rwalk_boundary": maker(RWalk, 0.1, form="boundary", every=2),
+}
+"""Those that look at the loss's gradients: they add to them, and have no value to call before."""
+ALL = {**COUPLED, **DECOUPLED, **CONSOLIDATING}
+WITH_STATE = {name: make for name, make in ALL.items() if not name.startswith(("l2_d", "orthogonal")) and name != "l2"}
+COUPLED_WITH_STATE = {name: make for name, make in COUPLED.items() if name in WITH_STATE}
 coupled = pytest.mark.parametrize("make", COUPLED.values(), ids=COUPLED)
 decoupled = pytest.mark.parametrize("make", DECOUPLED.values(), ids=DECOUPLED)
 everyone = pytest.mark.parametrize("make", ALL.values(), ids=ALL)
@@ -228,7 +256,7 @@ def test_a_copy_of_the_model_is_penalised_for_itself_and_changes_no_state(make):
         here = penalty(model)
     assert penalty(other) != here
     penalty.add_gradients(other)
-    assert all(p.grad is not None for p in other.parameters())
+    assert all(p.grad is not None for p in penalty.named_parameters(other).values())
     assert state is None or same(state, kept(penalty))
 
 
@@ -237,9 +265,11 @@ def test_frozen_parameters_are_left_out_also_when_frozen_later(make):
     model = mlp()
     model[0].weight.requires_grad_(False)
     penalty = make(model)
+    acts_on = set(penalty.named_parameters(model))
     model[4].weight.requires_grad_(False)
     penalty.add_gradients(moved(model))
-    assert {name for name, p in model.named_parameters() if p.grad is not None} == {"0.bias", "2.weight", "4.bias"}
+    found = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert found == {"0.bias", "2.weight", "4.bias"} & acts_on
     model[0].weight.data.mul_(3), model[4].weight.data.mul_(3)
     reference = penalty(model).item()
     model[4].weight.data.mul_(3)
@@ -357,7 +387,7 @@ def test_a_decoupled_penalty_moves_only_what_the_optimizer_trains(make):
     before = kept(moved(model))
     penalty.renew(model, torch.optim.SGD(model[0].parameters(), lr=0.1))
     changed = {name for name, p in model.state_dict().items() if not torch.equal(p, before[name])}
-    assert changed == {"0.weight", "0.bias"}
+    assert changed == {"0.weight", "0.bias"} & set(penalty.named_parameters(model))
 
 
 @decoupled
