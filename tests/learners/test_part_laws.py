@@ -54,6 +54,12 @@ def with_layers(seed, rate=0.05):
     return nn.Sequential(nn.Flatten(), first, act1, layers[0], second, act2, layers[1], base.head)
 
 
+def with_injected_head(seed):
+    network = mlp(seed)
+    PlasticityInjection(network, at=1)
+    return network
+
+
 def with_layers_at_rate_zero(seed):
     return with_layers(seed, rate=0.0)
 
@@ -251,6 +257,7 @@ ZERO = {
         learner(adam),
     ),
     "LayerReset": (learner(adam, renewer=layer_reset(every=NEVER)), learner(adam)),
+    "PlasticityInjection": (learner(adam, renewer=injection(at=NEVER)), learner(adam, model=with_injected_head)),
     "ContinualBackpropLayer": (learner(model=with_layers_at_rate_zero), learner(model=without_layers)),
 }
 WITHOUT_STRENGTH = {"UPGD", "HesScale", "ObGD", "Adam"}
