@@ -32,7 +32,7 @@ from driftline.learners import GradientLearner, ReservoirReplay
 from driftline.learners.normalizer import InputNormalizer
 from driftline.learners.optimizers import UPGD, Adam, ShrinkAndPerturb
 from driftline.learners.penalties import L2Init, SpectralRegularization
-from driftline.learners.renewers import ContinualBackprop
+from driftline.learners.renewers import ContinualBackprop, LayerReset, ReDo, ReGraMa, SelfNormalizedReset
 from driftline.metrics import OnlineAccuracy
 from driftline.metrics.plasticity import Plasticity
 
@@ -73,6 +73,20 @@ def renewed(base: Make, rate: float, maturity: int = 100) -> Make:
     }
 
 
+def resets(base: Make, kind: Callable[..., object], **settings: object) -> Make:
+    return lambda model, seed: {**base(model, seed), "renewers": [kind(model, seed=seed, **settings)]}
+
+
+def others(base: Make) -> dict[str, Make]:
+    """Renewers by other rules, with their usual settings, on the same base."""
+    return {
+        "ReDo + SGD": resets(base, ReDo, tau=0.025, every=1000),
+        "SNR + SGD": resets(base, SelfNormalizedReset),
+        "ReGraMa + SGD": resets(base, ReGraMa, tau=0.01, every=1000),
+        "layer reset + SGD": resets(base, LayerReset, layers=1, every=10_000),
+    }
+
+
 def penalised(base: Make, *penalties: Callable[[nn.Module, int], object]) -> Make:
     return lambda model, seed: {**base(model, seed), "penalties": [p(model, seed) for p in penalties]}
 
@@ -107,6 +121,7 @@ def input_permuted(tasks: int, samples: int) -> Part:
         "SGD": sgd(0.01),
         "L2-init": penalised(sgd(0.01), l2_init(1e-3)),
         "CBP + SGD": renewed(sgd(0.01), 1e-4),
+        **others(sgd(0.01)),
         "UPGD-W": upgd(0.01, 0.1, 0.9999, 0.01),
         "shrink and perturb": shrink(0.001, 0.1, 0.01),
         "SGDW": sgd(0.001, 0.001),
@@ -128,6 +143,7 @@ def label_permuted(tasks: int, samples: int) -> Part:
         "SGDW": sgd(0.01, 1e-4),
         "L2-init": penalised(sgd(0.01), l2_init(1e-3)),
         "CBP + SGD": renewed(sgd(0.01), 1e-4),
+        **others(sgd(0.01)),
         "UPGD-W": upgd(0.01, 0.001, 0.9, 0.0),
         "shrink and perturb": shrink(0.01, 0.01, 0.001),
         "AdamW": adamw(1e-4, (0.0, 0.9999), 0.1),
@@ -152,6 +168,7 @@ def online_permuted(tasks: int, samples: int) -> Part:
         "L2-init": penalised(sgd(0.003), l2_init(1e-3)),
         "UPGD-W": upgd(0.01, 0.1, 0.9999, 0.01),
         "CBP + SGD": renewed(sgd(0.003), 1e-4),
+        **others(sgd(0.003)),
     }
     data = mnist(0.0)
     return Part(
@@ -195,6 +212,8 @@ PARTS = {
     "online-permuted": online_permuted,
     "combination": combination,
 }
+EAGER = ("spectral", "replay", "ReDo", "SNR", "ReGraMa", "layer reset")
+"""What is in the names of methods that have no compiled form."""
 SHOWN = ("dormant_units", "effective_rank", "weight_magnitude", "sample_plasticity")
 
 
@@ -218,7 +237,7 @@ def measure(part: Part, name: str, normalised: bool, seeds: int, out: Path) -> d
     task = len(stream.segments[0])
     metrics = [OnlineAccuracy(window=task), Plasticity(every=min(10, len(stream.segments)) * task)]
     start = time.perf_counter()
-    compiled = not any(word in name for word in ("spectral", "replay"))
+    compiled = not any(word in name for word in EAGER)
     report = driftline.run(
         part.stream,
         build(part, part.methods[name], stream, normalised, compiled),

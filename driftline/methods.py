@@ -26,7 +26,7 @@ from driftline.learners import (
     squared_error,
 )
 from driftline.learners.optimizers import UPGD, Adam, ObGD, PerturbedSGD, ShrinkAndPerturb, WeightClipping
-from driftline.learners.renewers import ContinualBackprop
+from driftline.learners.renewers import ContinualBackprop, LayerReset, ReDo, ReGraMa, SelfNormalizedReset
 
 Step = Literal["sgd", "adam"]
 
@@ -104,8 +104,72 @@ def cbp(
     """Continual backprop: SGD or Adam, and the least useful hidden units start again (Dohare et al., 2024)."""
     given = {"replacement_rate": replacement_rate, "maturity": maturity, "decay": decay, "utility": utility}
     renewer = ContinualBackprop(model, seed=seed, variant=variant, **given)  # type: ignore[arg-type]
-    step = Adam(model.parameters(), lr=lr) if optimizer == "adam" else plain_step(optimizer, model, lr)
-    return trained(model, classes, step, normalize, renewers=[renewer])
+    return trained(model, classes, step_with_clocks(optimizer, model, lr), normalize, renewers=[renewer])
+
+
+def redo(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    tau: float = 0.025,
+    every: int = 1000,
+    samples: int = 64,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """ReDo: SGD or Adam, and hidden units that say next to nothing start again (Sokar et al., 2023)."""
+    renewer = ReDo(model, tau, every, samples, seed=seed)
+    return trained(model, classes, step_with_clocks(optimizer, model, lr), normalize, renewers=[renewer])
+
+
+def snr(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    eta: float = 0.02,
+    every: int = 20_000,
+    threshold: int = 1000,
+    lowest: int = 100,
+    highest: int = 100_000,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """Self-normalized resets: units that are silent for unusually long start again (Farias & Jozefiak, 2025)."""
+    renewer = SelfNormalizedReset(model, eta, every, threshold, lowest, highest, seed=seed)
+    return trained(model, classes, step_with_clocks(optimizer, model, lr), normalize, renewers=[renewer])
+
+
+def regrama(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    tau: float = 0.01,
+    every: int = 1000,
+    steps: int = 64,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """ReGraMa: SGD or Adam, and hidden units with next to no gradient start again (Liu et al., 2025)."""
+    renewer = ReGraMa(model, tau, every, steps, seed=seed)
+    return trained(model, classes, step_with_clocks(optimizer, model, lr), normalize, renewers=[renewer])
+
+
+def layer_reset(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.01,
+    layers: int = 1,
+    every: int = 10_000,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """SGD or Adam whose last layers (0: all) start again every so many steps (Nikishin et al., 2022)."""
+    renewer = LayerReset(model, layers or "all", every, seed=seed)
+    return trained(model, classes, step_with_clocks(optimizer, model, lr), normalize, renewers=[renewer])
 
 
 def upgd(
@@ -198,3 +262,8 @@ def plain_step(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
     if name == "sgd":
         return torch.optim.SGD(model.parameters(), lr=lr)
     return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+
+
+def step_with_clocks(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Return an optimizer by name, in which units that start again have clocks of their own."""
+    return Adam(model.parameters(), lr=lr) if name == "adam" else plain_step(name, model, lr)

@@ -394,6 +394,10 @@ def test_every_trained_learner_takes_a_normalizer(name):
     [
         ("cbp", {"utility": "useful"}, "utility"),
         ("cbp", {"optimizer": "sgdd"}, "did you mean 'sgd'"),
+        ("redo", {"tau": 1.5}, "tau=1.5"),
+        ("snr", {"lowest": 0}, "lowest=0"),
+        ("regrama", {"steps": 0}, "steps=0"),
+        ("layer-reset", {"layers": 3}, "layers=3, but the model has 2"),
         ("weight-clipping", {"kappa": 0.0}, "kappa"),
         ("upgd", {"scaling": "all"}, "scaling"),
         ("l2-init", {"strength": -1}, "strength"),

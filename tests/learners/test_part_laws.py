@@ -37,7 +37,12 @@ from driftline.learners.penalties import (
 from driftline.learners.renewers import (
     ContinualBackprop,
     ContinualBackpropLayer,
+    LayerReset,
     NormalizeAndProject,
+    PlasticityInjection,
+    ReDo,
+    ReGraMa,
+    SelfNormalizedReset,
     find_unit_groups,
 )
 from driftline.testing import check_learner, check_strength_zero
@@ -68,6 +73,12 @@ def with_layers(seed, rate=0.05):
         ContinualBackpropLayer(second, base.head, replacement_rate=rate, maturity=5, seed=seed),
     )
     return nn.Sequential(nn.Flatten(), first, act1, layers[0], second, act2, layers[1], base.head)
+
+
+def with_injected_head(seed):
+    network = mlp(seed)
+    PlasticityInjection(network, at=1)
+    return network
 
 
 def with_layers_at_rate_zero(seed):
@@ -113,6 +124,27 @@ def upgd_second(model, seed):
 
 def renewal(**options):
     return lambda model, seed: ContinualBackprop(model, replacement_rate=0.02, maturity=5, seed=seed, **options)
+
+
+def redo(**options):
+    return lambda model, seed: ReDo(model, **{"tau": 0.5, "every": 4, "samples": 25, "seed": seed, **options})
+
+
+def regrama(**options):
+    return lambda model, seed: ReGraMa(model, **{"tau": 0.5, "every": 4, "steps": 3, "seed": seed, **options})
+
+
+def snr(**options):
+    given = {"eta": 0.3, "every": 20, "threshold": 15, "lowest": 10, "highest": 500, **options}
+    return lambda model, seed: SelfNormalizedReset(model, seed=seed, **given)
+
+
+def layer_reset(**options):
+    return lambda model, seed: LayerReset(model, **{"every": 4, "seed": seed, **options})
+
+
+def injection(**options):
+    return lambda model, seed: PlasticityInjection(model, **{"at": 9, "seed": seed, **options})
 
 
 def learner(optimizer=sgd, penalty=None, renewer=None, model=mlp, replay=False, normalizer=None, more=(), **options):
@@ -211,6 +243,21 @@ LEARNERS = {
     "ContinualBackprop: random": (learner(renewer=renewal(utility="random")), {}),
     "ContinualBackprop: conv": (learner(renewer=renewal(), model=convnet), CONV),
     "ContinualBackpropLayer": (learner(model=with_layers), {}),
+    "ReDo": (learner(renewer=redo()), {}),
+    "ReDo: Adam": (learner(adam, renewer=redo()), {}),
+    "ReDo: conv, released": (learner(momentum, renewer=redo(variant="released"), model=convnet), CONV),
+    "ReGraMa": (learner(renewer=regrama()), {}),
+    "ReGraMa: Adam": (learner(adam, renewer=regrama()), {}),
+    "ReGraMa: conv": (learner(momentum, renewer=regrama(steps=1), model=convnet), CONV),
+    "SelfNormalizedReset": (learner(renewer=snr()), {}),
+    "SelfNormalizedReset: Adam": (learner(adam, renewer=snr()), {}),
+    "SelfNormalizedReset: conv": (learner(momentum, renewer=snr(), model=convnet), CONV),
+    "LayerReset": (learner(renewer=layer_reset()), {}),
+    "LayerReset: all, Adam": (learner(adam, renewer=layer_reset(layers="all")), {}),
+    "LayerReset: conv": (learner(momentum, renewer=layer_reset(layers=2), model=convnet), CONV),
+    "PlasticityInjection": (learner(renewer=injection()), {}),
+    "PlasticityInjection: Adam": (learner(adam, renewer=injection()), {}),
+    "PlasticityInjection: conv": (learner(momentum, renewer=injection(), model=convnet), CONV),
     "everything": (
         learner(
             adam,
@@ -251,6 +298,9 @@ LEARNERS = {
     ),
 }
 
+NEVER = 10**9
+"""A step that no test takes."""
+
 ZERO = {
     "PerturbedSGD": (learner(lambda m, s: PerturbedSGD(m.parameters(), lr=0.05, sigma=0.0, seed=s)), learner()),
     "ShrinkAndPerturb": (
@@ -281,6 +331,14 @@ ZERO = {
         learner(adam, renewer=lambda m, s: ContinualBackprop(m, replacement_rate=0.0)),
         learner(adam),
     ),
+    "ReDo": (learner(adam, renewer=redo(every=NEVER)), learner(adam)),
+    "ReGraMa": (learner(adam, renewer=regrama(every=NEVER)), learner(adam)),
+    "SelfNormalizedReset": (
+        learner(adam, renewer=snr(threshold=NEVER, lowest=NEVER, highest=NEVER)),
+        learner(adam),
+    ),
+    "LayerReset": (learner(adam, renewer=layer_reset(every=NEVER)), learner(adam)),
+    "PlasticityInjection": (learner(adam, renewer=injection(at=NEVER)), learner(adam, model=with_injected_head)),
     "ContinualBackpropLayer": (learner(model=with_layers_at_rate_zero), learner(model=without_layers)),
 }
 WITHOUT_STRENGTH = {"UPGD", "HesScale", "ObGD", "Adam"}
@@ -302,7 +360,7 @@ def test_a_part_at_strength_zero_is_bit_identical_to_not_having_it(entry):
     check_strength_zero(*ZERO[entry])
 
 
-@pytest.mark.parametrize("entry", [entry for entry in LEARNERS if "Layer" not in entry])
+@pytest.mark.parametrize("entry", [entry for entry in LEARNERS if entry != "ContinualBackpropLayer"])
 def test_learners_with_every_part_are_stepped_in_lockstep(entry):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -5,33 +5,30 @@ Dohare, Hernandez-Garcia, Lan, Rahman, Mahmood, Sutton, "Loss of plasticity in d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from driftline.errors import CheckpointError, ConfigError, unknown
-from driftline.learners.draws import Draws
+from driftline.errors import unknown
 from driftline.learners.renewers.counting import Schedule
-from driftline.learners.renewers.initialization import INITIALIZATIONS, Initialization, bound
-from driftline.learners.renewers.resetting import compensate, reset_units
+from driftline.learners.renewers.initialization import Initialization
+from driftline.learners.renewers.renewing import State, UnitRenewer, Variant
+from driftline.learners.renewers.resetting import compensate
 from driftline.learners.renewers.traces import Averages, UnitTraces
-from driftline.learners.renewers.unit_groups import UnitGroup, check_groups, find_unit_groups, weight_of
+from driftline.learners.renewers.unit_groups import UnitGroup
 from driftline.learners.renewers.unit_state import Chosen, forget, unwrapped
 from driftline.learners.renewers.utility import UTILITIES, Utility
 from driftline.learners.renewers.watching import Watch
 from driftline.learners.replicas import Seeds, Setting, check_setting, spread
 
-State = dict[str, object]
-PURPOSE = "continual backprop"
 ROWS, RANKS, COINS = range(3)
 """What is drawn for a layer; each has a lane of its own."""
 
 
-class ContinualBackprop:
+class ContinualBackprop(UnitRenewer):
     """Renews the least useful mature units of every hidden layer after each optimizer step.
 
     Each unit has a utility, by default the mean magnitude of what it contributes to the next layer, averaged over
@@ -113,6 +110,9 @@ class ContinualBackprop:
     tensor(True)
     """
 
+    purpose = "continual backprop"
+    lanes = 3
+
     def __init__(
         self,
         model: nn.Module,
@@ -126,31 +126,19 @@ class ContinualBackprop:
         running: bool = True,
         seed: Seeds = 0,
         groups: Sequence[UnitGroup] | None = None,
-        variant: Literal["paper", "released"] = "paper",
+        variant: Variant = "paper",
         replicas: int | None = None,
     ) -> None:
-        of_model = cast("int | None", getattr(model, "replicas", None))
-        if replicas is not None and replicas != of_model:
-            raise ConfigError(f"replicas={replicas}, but the model has {of_model or 'none'}")
-        replicas = of_model
-        for name, value, known in (
-            ("utility", utility, UTILITIES),
-            ("initialization", initialization, INITIALIZATIONS),
-            ("variant", variant, ("paper", "released")),
-        ):
-            if value not in known:
-                raise unknown(name, value, known)
+        super().__init__(model, initialization, seed, groups, variant, replicas)
+        if utility not in UTILITIES:
+            raise unknown("utility", utility, UTILITIES)
+        replicas = self.replicas
         check_setting("replacement_rate", replacement_rate, replicas, 0, 1)
         check_setting("maturity", maturity, replicas, 0)
         check_setting("decay", decay, replicas, 0, 1 - 1e-12)
-        self.draws = Draws(seed, PURPOSE, replicas)
-        self.groups = find_unit_groups(model) if groups is None else check_groups(model, groups)
-        self.groups = tuple(self.groups)
-        self.model, self.seed, self.replicas, self.variant = model, seed, replicas, variant
         self.replacement_rate, self.maturity, self.decay = replacement_rate, maturity, decay
-        self.utility, self.accumulate, self.initialization = utility, accumulate, initialization
+        self.utility, self.accumulate = utility, accumulate
         self.compensate, self.running = compensate, running
-        self.step = 0
         self.averages = Averages(self.groups, utility, decay, running and utility != "random")
         released, convolutional = variant == "released", any(group.is_conv for group in self.groups)
         self.schedule = Schedule(
@@ -213,10 +201,9 @@ class ContinualBackprop:
             if self.compensate and self.variant == "paper":
                 correction = self.averages.correction(chosen.read(traces.birth), self.step, traces)
                 compensate(group, chosen, chosen.read(traces.activation) / correction)
-            reset_units(group, chosen, self._new_rows(i, chosen))
+            self.start_again(i, chosen, optimizer)
             for trace, value in ((traces.utility, 0.0), (traces.activation, 0.0), (traces.birth, self.step)):
                 chosen.write(trace, value)
-            self._forget(optimizer, group, chosen)
 
     def ranking(self, number: int, samples: Tensor) -> Tensor:
         """Return the utilities (R?, units) by which units of a group are ranked now."""
@@ -228,40 +215,16 @@ class ContinualBackprop:
         """Take the hooks off the model."""
         self._watch.close()
 
-    def state_dict(self) -> State:
-        """Return averages, ages and counts: tensors and plain values only."""
-        return {
-            "step": self.step,
-            "seed": list(self.seed) if isinstance(self.seed, Sequence) else self.seed,
-            "layers": [group.name for group in self.groups],
-            "schedule": self.schedule.state_dict(),
-            **self.averages.state_dict(),
-        }
+    def _own_state(self) -> State:
+        return {"schedule": self.schedule.state_dict(), **self.averages.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from a :meth:`state_dict`.
-
-        Raises
-        ------
-        CheckpointError
-            When the state is that of other layers or replicas; nothing has been changed then.
-        """
-        self._check_state(state)
-        self.step = cast(int, state["step"])
-        if state["seed"] != self.seed:
-            self.seed = cast(Seeds, state["seed"])
-            self.draws = Draws(self.seed, PURPOSE, self.replicas)
-        self.schedule.load_state_dict(cast("list[list[Mapping[str, object]]]", state["schedule"]))
-        self.averages.load_state_dict(state)
-
-    def _check_state(self, state: Mapping[str, object]) -> None:
-        own = self.state_dict()
-        if set(state) != set(own):
-            raise CheckpointError(f"the state has {sorted(state)}, continual backprop has {sorted(own)}")
-        if state["layers"] != own["layers"]:
-            raise CheckpointError(f"the state is that of layers {state['layers']}, here there are {own['layers']}")
+    def _check_own_state(self, state: Mapping[str, object]) -> None:
         self.averages.check_state(state)
         self.schedule.check_state(state["schedule"])
+
+    def _load_own_state(self, state: Mapping[str, object]) -> None:
+        self.schedule.load_state_dict(cast("list[list[Mapping[str, object]]]", state["schedule"]))
+        self.averages.load_state_dict(state)
 
     def _choose(self, number: int, due: Sequence[int], samples: Tensor) -> Chosen:
         traces = self.traces[number]
@@ -277,20 +240,9 @@ class ContinualBackprop:
         each = torch.tensor(due).to(units.device, non_blocking=True).unsqueeze(-1)
         return Chosen(units, torch.arange(most, device=units.device) < each)
 
-    def _new_rows(self, number: int, chosen: Chosen) -> Tensor:
-        group, traces = self.groups[number], self.traces[number]
-        weight = weight_of(group.in_module)
-        fan_in = math.prod(weight.shape[group.lead + 1 :])
-        drawn = self._uniform(number, ROWS, chosen.units.shape[-1] * fan_in, traces.utility)
-        largest = bound(group, self.initialization, self.variant == "released")
-        return drawn.mul_(2 * largest).sub_(largest)
-
     def _forget(self, optimizer: Optimizer, group: UnitGroup, chosen: Chosen) -> None:
         if self.variant == "paper":
             forget(optimizer, group, chosen)
         elif any(getattr(one, "variant", None) == "released" for one in unwrapped(optimizer)):
             kept = group.in_module.weight if self._keeps_moment else None
             forget(optimizer, group, chosen, lambda name, parameter: name == "exp_avg" and parameter is kept)
-
-    def _uniform(self, number: int, what: int, count: int, like: Tensor) -> Tensor:
-        return self.draws.uniform(self.step, count, 3 * number + what, device=like.device, dtype=like.dtype)

@@ -106,7 +106,8 @@ class _Followed:
         for name in first_names.values():
             module, kind = self.modules[name], kind_of(self.modules[name])
             called = self.calls[id(module)] > 0
-            if kind in ("linear", "conv") and not called and name:
+            idle = not called and not any(p.requires_grad for p in module.parameters(recurse=False))
+            if kind in ("linear", "conv") and not called and name and not idle:
                 problems[name] = "it is not called as a layer of its own in the forward pass"
             elif called and kind is None and activation_of(module) is None and any(True for _ in module.parameters()):
                 problems[name] = f"it is a {type(module).__name__}, whose units are not known"

@@ -245,7 +245,7 @@ def _problem(name: str, path: Path, known: Mapping[str, nn.Module]) -> str | Non
     """Return why a layer's units cannot be renewed, if so."""
     layer, hearers = known[name], [known[n] for n in path.out_modules]
     for part in (name, *path.norms, *path.out_modules):
-        if problem := _parameters_problem(part, known):
+        if problem := parameters_problem(part, known):
             return problem
     repeats = {_repeat(layer, hearer, path.flattened) for hearer in hearers}
     if 0 in repeats:
@@ -275,7 +275,7 @@ def _repeat(layer: nn.Module, hearer: nn.Module, flattened: bool) -> int:
     return columns // units
 
 
-def _parameters_problem(name: str, known: Mapping[str, nn.Module]) -> str | None:
+def parameters_problem(name: str, known: Mapping[str, nn.Module]) -> str | None:
     """Return why a module's parameters cannot be changed unit by unit, if so."""
     module = known[name]
     if kind_of(module) in WEIGHTED and not isinstance(module._parameters.get("weight"), nn.Parameter):

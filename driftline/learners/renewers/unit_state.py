@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,23 @@ class Chosen:
 
     units: Tensor
     counts: Tensor | None = None
+
+    @classmethod
+    def where(cls, mask: Tensor) -> Chosen | None:
+        """Return the units that a mask (R?, units) marks, or None when there are none; waits for the device.
+
+        Examples
+        --------
+        >>> Chosen.where(torch.tensor([False, True, True]))
+        Chosen(units=tensor([1, 2]), counts=None)
+        """
+        if mask.dim() == 1:
+            units = mask.nonzero().flatten()
+            return cls(units) if len(units) else None
+        each = mask.sum(-1, keepdim=True)
+        most = int(each.max())
+        units = mask.byte().sort(dim=-1, descending=True, stable=True).indices[:, :most]
+        return cls(units, torch.arange(most, device=mask.device) < each) if most else None
 
     def repeated(self, times: int) -> Chosen:
         """Return their columns where each unit has ``times`` consecutive ones."""
@@ -124,6 +141,39 @@ def forget(
                     where.write(value, _now(state["step"]))
                 elif isinstance(value, Tensor) and value.shape == parameter.shape and name not in CLOCKS.values():
                     where.write(value, _fresh(one, parameter, name, where, dim), dim)
+
+
+def forget_parameters(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Let an optimizer forget whole parameters: its next step finds them new.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Any; for one that wraps another as ``.optimizer``, both forget.
+    parameters : iterable of nn.Parameter
+        Those it does not hold are passed over.
+
+    Examples
+    --------
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> model(torch.ones(1, 2)).sum().backward()
+    >>> optimizer.step()
+    >>> forget_parameters(optimizer, [model.weight])
+    >>> model.weight in optimizer.state, model.bias in optimizer.state
+    (False, True)
+    """
+    chosen = list(parameters)
+    for one in unwrapped(optimizer):
+        for parameter in chosen:
+            if parameter not in one.state:
+                continue
+            if isinstance(one, torch.optim.Adagrad):  # the one that makes its state ahead, and only once
+                group = next(g for g in one.param_groups if any(p is parameter for p in g["params"]))
+                one.state[parameter]["sum"].fill_(group["initial_accumulator_value"])
+                one.state[parameter]["step"].zero_()
+            else:
+                del one.state[parameter]
 
 
 def unwrapped(optimizer: Optimizer) -> list[Optimizer]:

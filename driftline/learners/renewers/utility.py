@@ -102,3 +102,17 @@ def instantaneous(kind: str, group: UnitGroup, samples: Tensor, mean: Tensor) ->
 def over_samples(values: Tensor) -> Tensor:
     """Return the mean over samples (R?, samples, n); a batch of one needs no pass."""
     return values.squeeze(-2) if values.shape[-2] == 1 else values.mean(-2)
+
+
+def relative(magnitudes: Tensor, silence: float = 0.0) -> Tensor:
+    """Return magnitudes (R?, units) over their layer's mean; what is not finite is NaN and counts for no mean.
+
+    ``silence`` is added to the mean; without it, a layer of zeros is NaN too.
+
+    Examples
+    --------
+    >>> relative(torch.tensor([1.0, 3.0, torch.inf]))
+    tensor([0.5000, 1.5000,    nan])
+    """
+    finite = magnitudes.masked_fill(~magnitudes.isfinite(), torch.nan)
+    return finite / (finite.nanmean(-1, keepdim=True) + silence)

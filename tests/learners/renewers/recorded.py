@@ -1,4 +1,4 @@
-"""Recorded cases of continual backprop: their networks, and their random numbers in place of drawn ones."""
+"""Recorded cases of continual backprop and ReDo: their networks, and their random numbers in place of drawn ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 class RecordedDraws:
     """Gives what was drawn when the case was recorded; has the methods of ``Draws``."""
 
-    def __init__(self, arrays, bounds, layer=0):
-        self.arrays, self.bounds, self.layer = arrays, bounds, layer
+    def __init__(self, arrays, bounds, layer=0, lanes=3):
+        self.arrays, self.bounds, self.layer, self.lanes = arrays, bounds, layer, lanes
         self.used = {}
 
     def uniform(self, step, count, lane=0, device="cpu", dtype=torch.float32):
-        layer, what = divmod(lane, 3)
+        layer, what = divmod(lane, self.lanes)
         layer += self.layer
         if what == ROWS:
             recorded = torch.from_numpy(self.arrays[f"replace/new_in_weight/layer{layer}"])

@@ -259,3 +259,19 @@ def test_a_copy_of_model_and_groups_belongs_together():
     model = models.mlp(4, classes=2)
     copied, groups = copy.deepcopy((model, find_unit_groups(model)))
     assert check_groups(copied, groups) == tuple(groups)
+
+
+def test_a_frozen_layer_that_is_not_called_has_no_units_to_find():
+    class WithSpare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.spare = nn.Linear(4, 5), nn.Linear(5, 2), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.last(torch.relu(self.first(x)))
+
+    model = WithSpare()
+    with pytest.raises(ConfigError, match="'spare': it is not called"):
+        find_unit_groups(model)
+    model.spare.requires_grad_(False)
+    assert [group.name for group in find_unit_groups(model)] == ["first"]

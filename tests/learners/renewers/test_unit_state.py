@@ -10,7 +10,7 @@ from driftline import models
 from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.optimizers import UPGD, Adam, WeightClipping
 from driftline.learners.renewers import find_unit_groups
-from driftline.learners.renewers.unit_state import Chosen, forget
+from driftline.learners.renewers.unit_state import Chosen, forget, forget_parameters
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
@@ -148,3 +148,37 @@ def test_repeated_units_are_their_consecutive_columns():
     chosen = Chosen(torch.tensor([[2, 0]]), torch.tensor([[True, False]])).repeated(3)
     assert chosen.units.tolist() == [[6, 7, 8, 0, 1, 2]]
     assert chosen.counts.tolist() == [[True] * 3 + [False] * 3]
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(OPTIMIZERS) - {"UPGD"})
+)  # where one parameter's step depends on all utilities
+def test_forgotten_parameters_are_new_to_the_optimizer(name):
+    model, shape = network("mlp")
+    optimizer = trained(model, OPTIMIZERS[name], shape)
+    forget_parameters(optimizer, model[5].parameters())
+    other, _ = network("mlp")
+    other.load_state_dict(model.state_dict())
+    for m, o in ((model, optimizer), (other, OPTIMIZERS[name](other.parameters()))):
+        o.zero_grad()
+        m(torch.ones(shape)).square().mean().backward()
+        o.step()
+    assert all(torch.equal(own, new) for own, new in zip(model[5].parameters(), other[5].parameters()))
+    assert any(a.ne(b).any() for a, b in zip(model[0].parameters(), other[0].parameters()))
+
+
+def test_forgotten_parameters_have_no_utility_any_more():
+    model, shape = network("mlp")
+    optimizer = trained(model, OPTIMIZERS["UPGD"], shape)
+    forget_parameters(optimizer, [model[5].weight])
+    assert model[5].weight not in optimizer.state and optimizer.state[model[5].bias]["utility"].any()
+
+
+def test_units_where_a_mask_says():
+    alone = Chosen.where(torch.tensor([True, False, True]))
+    assert alone.units.tolist() == [0, 2] and alone.counts is None
+    assert Chosen.where(torch.zeros(3, dtype=torch.bool)) is None
+    assert Chosen.where(torch.zeros(2, 3, dtype=torch.bool)) is None
+    both = Chosen.where(torch.tensor([[False, True, True], [False, False, False], [True, False, False]]))
+    assert both.counts.tolist() == [[True, True], [False, False], [True, False]]
+    assert both.units[0].tolist() == [1, 2] and both.units[2, 0] == 0
