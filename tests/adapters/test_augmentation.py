@@ -1,11 +1,30 @@
+import dataclasses
+
 import pytest
 import torch
 
-from driftline.adapters.augmentation import Augmentation, Views, augment, blur
+from driftline.adapters.augmentation import Augmentation, Views, augment
+from driftline.adapters.image_operations import blur
 from driftline.errors import ConfigError, InputError
+from driftline.learners import native
 from driftline.stream.seeds import generator
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")
+
+
+def images(shape, dtype=torch.float32):
+    """Images with values beyond [0, 1], pixels without colour and of pure colour among them."""
+    x = (1.4 * torch.rand(shape, generator=generator(0), dtype=torch.float64) - 0.2).to(dtype)
+    x[:, :, 3:8, 3:8] = 0.5
+    x[:, 0, 10:12] = 1.0
+    return x
+
+
+def plainly(monkeypatch, x, views):
+    """The views by operations on tensors."""
+    with monkeypatch.context() as switched:
+        switched.setattr(native, "available", lambda: False)
+        return augment.apply(x, views)
 
 
 def one_by_one(x, views, row):
@@ -43,17 +62,106 @@ def one_by_one(x, views, row):
 
 @pytest.mark.parametrize("shape", [(40, 3, 32, 32), (12, 1, 28, 28), (6, 3, 48, 64)])
 @pytest.mark.parametrize("per_sample", [True, False])
-def test_views_are_those_of_torchvisions_operations_one_by_one(shape, per_sample):
-    # Values beyond [0, 1], pixels without colour and of pure colour are among them.
-    x = (1.4 * torch.rand(shape, generator=generator(0), dtype=torch.float64) - 0.2).double()
-    x[:, :, 3:8, 3:8] = 0.5
-    x[:, 0, 10:12] = 1.0
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_views_are_those_of_torchvisions_operations_one_by_one(shape, per_sample, dtype):
+    x = images(shape, dtype)
     augmentation = Augmentation(per_sample=per_sample)
     views = augmentation.draw(x, generator(1))
     found = augmentation.apply(x, views)
     wanted = torch.stack([one_by_one(x, views, row) for row in range(len(x))])
     # torchvision computes angles, kernels and gray values in float32.
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-4)
+
+
+kernel = pytest.mark.skipif(not native.available(), reason="no C compiler here, or switched off")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The batches that the kernel was given."""
+    seen, run = [], native.image_views
+    monkeypatch.setattr(native, "image_views", lambda x, *rest: seen.append(x) or run(x, *rest))
+    return seen
+
+
+@kernel
+@pytest.mark.parametrize("shape", [(200, 3, 32, 32), (40, 1, 28, 28), (8, 3, 37, 51), (9, 3, 1, 7), (9, 1, 7, 1)])
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_the_kernel_makes_the_views_of_the_plain_path(monkeypatch, calls, shape, per_sample):
+    x = images(shape)
+    for seed in range(5):
+        views = Augmentation(per_sample=per_sample).draw(x, generator(seed))
+        found = augment.apply(x, views)
+        assert len(calls) == seed + 1
+        # Positions in the image are rounded at 2^-19 of a pixel or so, and neighbours differ by up to 1.
+        torch.testing.assert_close(found, plainly(monkeypatch, x, views), rtol=0, atol=3e-5)
+
+
+@kernel
+def test_the_kernel_turns_images_by_any_angle_and_shift(monkeypatch, calls):
+    x = images((40, 3, 20, 16))
+    wide = Augmentation(degrees=180, translate=1, scale=(0.3, 3.0), hue=(-0.5, 0.5), gamma=(0.1, 5.0), sigma=(0.1, 9))
+    views = wide.draw(x, generator(0))
+    torch.testing.assert_close(augment.apply(x, views), plainly(monkeypatch, x, views), rtol=0, atol=1e-4)
+    assert len(calls) == 1
+
+
+@kernel
+def test_the_kernel_takes_images_that_do_not_lie_in_one_piece(calls):
+    x = images((6, 3, 32, 32))
+    views = augment.draw(x, generator(0))
+    scattered = x.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(augment.apply(scattered, views), augment.apply(x, views), rtol=0, atol=0)
+    assert len(calls) == 2
+
+
+@kernel
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_the_kernel_keeps_nan_in_its_image(calls, channel):
+    x = images((120, 3, 16, 16))
+    x[::2, channel, 8, 8] = float("nan")
+    found = augment.apply(x, augment.draw(x, generator(0))).isnan().flatten(1).any(1)
+    assert found[::2].all() and not found[1::2].any() and len(calls) == 1
+
+
+@kernel
+def test_the_kernel_stays_within_images_whatever_was_drawn(calls):
+    x = images((4, 3, 12, 12))
+    views = augment.draw(x, generator(0))
+    for strange in (float("nan"), float("inf"), 1e30):
+        filled = torch.full((4,), strange)
+        moved = dataclasses.replace(views, angle=filled, shift=filled[:, None].expand(4, 2), scale=filled)
+        assert augment.apply(x, moved).shape == x.shape
+    assert len(calls) == 3
+
+
+def test_other_numbers_than_float32_go_the_plain_path(calls):
+    x = images((4, 3, 12, 12), torch.float64)
+    assert augment(x, generator(0)).dtype == torch.float64
+    assert not calls
+
+
+def test_no_images_have_no_views():
+    assert augment(torch.rand(0, 3, 8, 8), generator(0)).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("order", torch.full((4, 5), 5)),
+        ("order", torch.zeros(4, 4, dtype=torch.long)),
+        ("order", torch.full((4, 5), -1)),
+        ("colour", torch.ones(3, 5)),
+        ("shift", torch.ones(4)),
+        ("flip", torch.ones(4, 1, dtype=torch.bool)),
+        ("noise", torch.zeros(4, 3, 8, 9)),
+    ],
+)
+def test_views_of_other_images_are_refused(name, value):
+    x = torch.rand(4, 3, 8, 8)
+    views = dataclasses.replace(augment.draw(x, generator(0)), **{name: value})
+    with pytest.raises(InputError, match=f"views.{name}"):
+        augment.apply(x, views)
 
 
 def test_draws_cover_their_ranges_evenly_and_each_image_has_its_own():

@@ -16,11 +16,13 @@ from driftline.learners.native.kernels import (
     philox_uniform,
     upgd_step,
 )
+from driftline.learners.native.views import image_views
 
 __all__ = [
     "absolute_sums",
     "available",
     "fits",
+    "image_views",
     "philox_normal",
     "philox_uniform",
     "problem",
