@@ -67,6 +67,11 @@ SINGLE: dict[str, Make] = {
     "batch-norm prior": lambda model, source: adapters.BatchNormAdapter(model, "prior"),
     "batch-norm running": lambda model, source: adapters.BatchNormAdapter(model, "running", momentum=0.01),
     "tent": METHODS["tent"],
+    "tent in a window": lambda model, source: adapters.SlidingWindow(adapters.Tent(model), size=64),
+    "rotta": METHODS["rotta"],
+    "note": METHODS["note"],
+    "petta": METHODS["petta"],
+    "mecta": METHODS["mecta"],
 }
 
 
