@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from driftline import build, models
+from driftline import build, models, native, squared_error
 from driftline.errors import ConfigError, DataError, RecordError
-from driftline.learners import native, squared_error
 from driftline.plan import Plan, outputs
 from driftline.stream import Dataset, Segment, Stream
 from driftline.stream.run import run

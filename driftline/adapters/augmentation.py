@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from driftline import native
 from driftline.adapters.image_operations import COLOUR, blur, blur_taps, jitter, mirrored, turned, warp
 from driftline.errors import ConfigError, InputError
-from driftline.learners import native
 
 
 class Augment(Protocol):
@@ -89,7 +89,7 @@ class Augmentation:
     Source: Wang, Fink, Van Gool & Dai, *Continual test-time domain adaptation*, CVPR 2022, and its released code, whose
     constants are the defaults for every image size. The result is that of torchvision's operations one by one; the
     padding, rotation, cropping and flip are one resampling here, and the blur is separable. Images of float32 on the
-    CPU go through a kernel in C, one by one, where it can be built (see :mod:`driftline.learners.native`): the same to
+    CPU go through a kernel in C, one by one, where it can be built (see :mod:`driftline.native`): the same to
     a few units of float32's last places, in a fraction of the time.
 
     Examples

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from driftline.learners import native
+from driftline import native
 from driftline.learners.replicas import Seeds, seeds_of
 from driftline.stream.seeds import derive_seed
 

@@ -21,8 +21,8 @@ from driftline.stream.modules import check_same_model, depends_on_mode, evaluate
 from driftline.stream.parts import describe_part
 
 if TYPE_CHECKING:
-    from driftline.learners.native.lockstep import CompiledStep
     from driftline.learners.normalizer import InputNormalizer
+    from driftline.native.lockstep import CompiledStep
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[nn.Module], Tensor]
@@ -86,7 +86,7 @@ class GradientLearner(Learner):
         samples as they came.
     compile : bool
         Let :meth:`observe_each` train through compiled steps where model and parts allow it (small MLPs; see
-        :mod:`driftline.learners.native.lockstep`), else warn with the reason and go on without.
+        :mod:`driftline.native.lockstep`), else warn with the reason and go on without.
 
     Notes
     -----
@@ -214,7 +214,7 @@ class GradientLearner(Learner):
         return normalised
 
     def _compile(self) -> CompiledStep | None:
-        from driftline.learners.native import lockstep
+        from driftline.native import lockstep
 
         trained = cast(lockstep.Trained, self)
         compiled = lockstep.plan(trained)

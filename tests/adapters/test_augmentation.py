@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 import torch
 
+from driftline import native
 from driftline.adapters.augmentation import Augmentation, Views, augment
 from driftline.adapters.image_operations import blur
 from driftline.errors import ConfigError, InputError
-from driftline.learners import native
 from driftline.stream.seeds import generator
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")

@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
+from driftline import native
 from driftline.errors import ConfigError
-from driftline.learners import native
 from driftline.learners.draws import BLOCKS, GROUP, Draws, normal_numbers, philox, split, uniform_numbers, words
 
 PI = [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from driftline.learners import native
+from driftline import native
 from driftline.learners.draws import Draws
 from driftline.learners.optimizers.base import Ready
 from driftline.learners.replicas import Setting

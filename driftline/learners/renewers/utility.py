@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from driftline.learners import native
+from driftline import native
 from driftline.learners.renewers.unit_groups import UnitGroup, weight_of
 
 Utility = Literal[

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from driftline import models
+from driftline import models, native
 from driftline.errors import ConfigError
-from driftline.learners import native
 from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.optimizers import UPGD, PerturbedSGD
 from driftline.learners.renewers.unit_groups import find_unit_groups

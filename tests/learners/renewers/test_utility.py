@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from driftline.learners import native
+from driftline import native
 from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.renewers import find_unit_groups
 from driftline.learners.renewers.utility import absolute_sums, incoming, instantaneous, outgoing

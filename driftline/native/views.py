@@ -8,7 +8,7 @@ from ctypes import Structure, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from driftline.learners.native.build import library
+from driftline.native.build import library
 
 MARGIN = 2
 """Pixels around the image that the blur sees, as in views.c."""
@@ -29,7 +29,7 @@ def image_views(
     Parameters
     ----------
     x, noise : Tensor, shape (B, C, H, W)
-        For which :func:`driftline.learners.native.fits` is true; what follows is on the CPU, and float32, too.
+        For which :func:`driftline.native.fits` is true; what follows is on the CPU, and float32, too.
     order : Tensor, shape (B, 5)
         int64, within 0 to 4.
     colour : Tensor, shape (B, 5)
@@ -44,7 +44,7 @@ def image_views(
     Examples
     --------
     >>> import torch
-    >>> from driftline.learners import native
+    >>> from driftline import native
     >>> x, still = torch.rand(2, 3, 8, 8), torch.tensor([[1.0, 1, 1, 0, 1]]).repeat(2, 1)
     >>> place, taps = torch.tensor([[1.0, 0, 0, 0]]).repeat(2, 1), torch.tensor([[1.0, 0, 0]]).repeat(2, 1)
     >>> order, mirror = torch.arange(5).repeat(2, 1), torch.ones(2)

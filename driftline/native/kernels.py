@@ -9,7 +9,7 @@ from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from driftline.learners.native.build import library
+from driftline.native.build import library
 
 
 def fits(*tensors: Tensor) -> bool:
@@ -47,7 +47,7 @@ def absolute_sums(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Examples
     --------
-    >>> from driftline.learners import native
+    >>> from driftline import native
     >>> if native.available():
     ...     print(*native.absolute_sums(torch.tensor([[1.0, -2.0], [3.0, 4.0]])))
     ... else:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from driftline.learners import native
-from driftline.learners.native.build import SOURCES, BuildError, build, cache_directory, find_compiler, fingerprint
+from driftline import native
+from driftline.native.build import SOURCES, BuildError, build, cache_directory, find_compiler, fingerprint
 
 SHOW = """
 import torch
-from driftline.learners import native
+from driftline import native
 from driftline.learners.draws import Draws
 print(native.available(), native.problem())
 print(Draws(1, "test").normal(0, 3).tolist())
@@ -58,7 +58,7 @@ def test_the_name_changes_with_source_and_compiler(compiler, tmp_path, monkeypat
     assert fingerprint([*compiler, "-DOTHER"]) != before
     for source in SOURCES.glob("*.[ch]"):
         (tmp_path / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr("driftline.learners.native.build.SOURCES", tmp_path)
+    monkeypatch.setattr("driftline.native.build.SOURCES", tmp_path)
     assert fingerprint(compiler) == before
     (tmp_path / "draws.c").write_bytes((tmp_path / "draws.c").read_bytes() + b"\n")
     assert fingerprint(compiler) != before
@@ -66,7 +66,7 @@ def test_the_name_changes_with_source_and_compiler(compiler, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_two_processes_building_at_once_both_succeed(compiler, tmp_path):
-    code = "from driftline.learners import native; print(native.available())"
+    code = "from driftline import native; print(native.available())"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     running = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
@@ -79,7 +79,7 @@ def test_two_processes_building_at_once_both_succeed(compiler, tmp_path):
 
 def test_a_source_that_does_not_compile_is_named(compiler, tmp_path, monkeypatch):
     (tmp_path / "broken.c").write_text("int broken( {")
-    monkeypatch.setattr("driftline.learners.native.build.SOURCES", tmp_path)
+    monkeypatch.setattr("driftline.native.build.SOURCES", tmp_path)
     with pytest.raises(BuildError, match="(?s)failed.*broken.c"):
         build(compiler, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from driftline.learners.draws import Draws
-from driftline.learners.native import structures
-from driftline.learners.native.kernels import fits
-from driftline.learners.native.network import Dense, UnsupportedError
 from driftline.learners.renewers import ContinualBackprop
 from driftline.learners.renewers.counting import RenewalCounter
 from driftline.learners.renewers.initialization import bound
 from driftline.learners.renewers.traces import FADED, SWEEP
 from driftline.learners.renewers.unit_groups import UnitGroup
 from driftline.learners.replicas import Setting
+from driftline.native import structures
+from driftline.native.kernels import fits
+from driftline.native.network import Dense, UnsupportedError
 
 
 class Renewing:

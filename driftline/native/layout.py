@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from driftline.learners.draws import Draws
-from driftline.learners.native import structures
-from driftline.learners.native.kernels import fits
-from driftline.learners.native.moving import Motion, read_optimizer, read_penalties, settings_of, targets_of
-from driftline.learners.native.network import Dense, UnsupportedError
 from driftline.learners.optimizers.base import StreamOptimizer
+from driftline.native import structures
+from driftline.native.kernels import fits
+from driftline.native.moving import Motion, read_optimizer, read_penalties, settings_of, targets_of
+from driftline.native.network import Dense, UnsupportedError
 
 Layers = ctypes.Array[structures.Layer]
 

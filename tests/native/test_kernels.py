@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from driftline.learners import native
+from driftline import native
 from driftline.learners.draws import Draws, split
 from driftline.learners.optimizers.utility import gated_step_, global_scale, local_scale, openness, trace_
 

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from driftline import models
+from driftline import models, native
 from driftline.errors import InputError
-from driftline.learners import GradientLearner, ReservoirReplay, in_lockstep, native
+from driftline.learners import GradientLearner, ReservoirReplay, in_lockstep
 from driftline.learners.losses import absolute_error, squared_error
-from driftline.learners.native import lockstep
-from driftline.learners.native.lockstep import plan, why_not
 from driftline.learners.normalizer import InputNormalizer
 from driftline.learners.optimizers import UPGD, PerturbedSGD, ShrinkAndPerturb
 from driftline.learners.penalties import L2, L2Init
 from driftline.learners.renewers import ContinualBackprop
 from driftline.learners.renewers.utility import UTILITIES
+from driftline.native import lockstep
+from driftline.native.lockstep import plan, why_not
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler here, or switched off")
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from functools import cache
 
-from driftline.learners.native.build import BuildError, library
-from driftline.learners.native.kernels import (
+from driftline.native.build import BuildError, library
+from driftline.native.kernels import (
     absolute_sums,
     fits,
     philox_normal,
     philox_uniform,
     upgd_step,
 )
-from driftline.learners.native.views import image_views
+from driftline.native.views import image_views
 
 __all__ = [
     "absolute_sums",

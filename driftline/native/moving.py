@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from driftline.learners.draws import Draws
 from driftline.learners.lockstep.optimizer import RatePerReplica
-from driftline.learners.native.network import UnsupportedError
 from driftline.learners.optimizers import UPGD, PerturbedSGD, ShrinkAndPerturb
 from driftline.learners.optimizers.base import StreamOptimizer
 from driftline.learners.optimizers.fans import fan_ins
 from driftline.learners.optimizers.passes import is_on
 from driftline.learners.penalties import L2, L2Init
 from driftline.learners.replicas import Setting
+from driftline.native.network import UnsupportedError
 
 HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
@@ -59,7 +59,7 @@ class Motion:
     Parameters
     ----------
     kind, noise : str
-        Names in :mod:`driftline.learners.native.structures`.
+        Names in :mod:`driftline.native.structures`.
     each : dict
         By parameter's id, in the optimizer's order.
     flags : dict

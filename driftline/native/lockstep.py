@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from driftline import native
 from driftline.errors import InputError
-from driftline.learners import native
 from driftline.learners.losses import squared_error
-from driftline.learners.native import structures
-from driftline.learners.native.build import library
-from driftline.learners.native.layout import Layout
-from driftline.learners.native.network import UnsupportedError, dense_layers
-from driftline.learners.native.renewing import Renewing
+from driftline.native import structures
+from driftline.native.build import library
+from driftline.native.layout import Layout
+from driftline.native.network import UnsupportedError, dense_layers
+from driftline.native.renewing import Renewing
 
 WORTH_A_THREAD = 5e7
 """Multiplications, some tens of milliseconds, below which another thread may cost more than it gains."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from driftline import models
 from driftline.learners.lockstep.modules import stack_models
-from driftline.learners.native.network import UnsupportedError, dense_layers
+from driftline.native.network import UnsupportedError, dense_layers
 
 
 def described(model):

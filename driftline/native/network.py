@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from driftline.learners.lockstep.modules import ReplicatedFlatten, ReplicatedLinear
-from driftline.learners.native.kernels import fits
 from driftline.learners.renewers.watching import Watcher
 from driftline.models import Network
+from driftline.native.kernels import fits
 
 ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -31,7 +31,7 @@ class Dense:
     name : str
         Its name in the model.
     activation : str
-        One of the names in :data:`driftline.learners.native.structures.ACTIVATIONS`.
+        One of the names in :data:`driftline.native.structures.ACTIVATIONS`.
     slope : float
         Of leaky ReLU.
     """
