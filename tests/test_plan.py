@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from driftline import build, models, native, squared_error
+from driftline import build, models, native
 from driftline.errors import ConfigError, DataError, RecordError
+from driftline.learners import squared_error
 from driftline.plan import Plan, outputs
 from driftline.stream import Dataset, Segment, Stream
 from driftline.stream.run import run
