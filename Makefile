@@ -19,8 +19,9 @@ demo: $(VENV)/.demo
 plasticity: $(VENV)/.demo
 	$(BIN)/python benchmarks/slowly_changing_regression.py
 
+# A worker for each core, of one thread: small networks gain nothing from more.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

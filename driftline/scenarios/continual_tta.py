@@ -15,18 +15,29 @@ from driftline.stream.join import concatenate
 from driftline.stream.scenario import scenario
 from driftline.stream.segment import Segment
 
+COTTA = (
+    (10, 13, 0, 5, 6, 4, 2, 14, 3, 12, 1, 8, 7, 9, 11),
+    (14, 1, 6, 8, 11, 9, 3, 12, 0, 10, 4, 2, 13, 7, 5),
+    (11, 3, 0, 1, 7, 8, 4, 6, 12, 14, 13, 10, 2, 5, 9),
+    (1, 9, 4, 13, 7, 12, 10, 2, 3, 8, 11, 0, 5, 14, 6),
+    (13, 4, 6, 7, 9, 2, 10, 5, 8, 14, 0, 1, 11, 3, 12),
+    (5, 7, 9, 1, 3, 11, 6, 10, 8, 12, 4, 0, 13, 14, 2),
+    (8, 2, 14, 11, 6, 4, 13, 7, 3, 5, 10, 12, 1, 9, 0),
+    (4, 6, 2, 9, 7, 14, 0, 8, 1, 10, 11, 5, 13, 3, 12),
+    (3, 5, 6, 1, 0, 4, 14, 9, 11, 13, 8, 7, 10, 12, 2),
+    (11, 0, 3, 6, 8, 4, 14, 9, 13, 12, 1, 2, 7, 5, 10),
+)
+"""CoTTA's ten random orders, by number in the standard one."""
+
 ORDERS: dict[str, tuple[str, ...]] = {
     "standard": corruptions.STANDARD,
-    "cotta": (
-        *("brightness", "pixelate", "gaussian_noise", "motion_blur", "zoom_blur", "glass_blur", "impulse_noise"),
-        *("jpeg_compression", "defocus_blur", "elastic_transform", "shot_noise", "frost", "snow", "fog", "contrast"),
-    ),
     "rotta": (
         *("motion_blur", "snow", "fog", "shot_noise", "defocus_blur", "contrast", "zoom_blur", "brightness", "frost"),
         *("elastic_transform", "glass_blur", "gaussian_noise", "pixelate", "jpeg_compression", "impulse_noise"),
     ),
+    **{f"cotta-{n}": tuple(corruptions.STANDARD[i] for i in order) for n, order in enumerate(COTTA)},
 }
-"""Orders of the fifteen corruptions: of the benchmark, the first of CoTTA's ten for ImageNet-C, and RoTTA's."""
+"""Orders of the fifteen corruptions: of the benchmark, RoTTA's, and the ten that CoTTA is averaged over on ImageNet-C."""
 
 CORRELATIONS = ("none", *RULES, "sar")
 
@@ -52,7 +63,7 @@ def continual_tta(
     rng : seed
         Of the images' order, of a random order of corruptions, and of the corruptions themselves.
     order : str or sequence of str
-        "standard", "cotta", "rotta": see :data:`ORDERS`. "random": the fifteen in an order drawn from the seed. Or
+        "standard", "rotta", "cotta-0" to "cotta-9": see :data:`ORDERS`. "random": the fifteen in an order drawn from the seed. Or
         names of corruptions, in order.
     severity : float
         1 to 5, or 0 for clean images.
