@@ -37,7 +37,6 @@ from driftline.metrics import Calibration, DomainError
 from driftline.stream import Stream
 from driftline.stream.dataset import as_input
 
-BATCH = 200
 Make = Callable[[nn.Module, driftline.Dataset], Adapter]
 
 METHODS: dict[str, Make] = {
@@ -56,9 +55,11 @@ METHODS: dict[str, Make] = {
     "mecta": lambda model, source: adapters.MECTA(model),
     "rmt": lambda model, source: adapters.RMT(model, source=taken(source, 2000)),
     "lame": lambda model, source: adapters.LAME(model),
+    "lame knn": lambda model, source: adapters.LAME(model, affinity="knn"),
     "t3a": lambda model, source: adapters.T3A(model),
     "adanpc": lambda model, source: adapters.AdaNPC(model, taken(source, 2000)),
     "cotta": lambda model, source: adapters.CoTTA(model, threshold=confidence(model, source)),
+    "cotta 0.92": lambda model, source: adapters.CoTTA(model),
 }
 SINGLE: dict[str, Make] = {
     "source": METHODS["source"],
@@ -154,7 +155,7 @@ def error(
     report = driftline.run(
         stream,
         make(model, source),
-        batch_size=1 if part == "single" else BATCH,
+        batch_size=1 if part == "single" else chosen.batch,
         metrics=[DomainError(), Calibration()],
         seed=seed,
         progress=False,
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
     parser.add_argument("--model", choices=("own", "released"), default="own")
     parser.add_argument("--samples", type=int, default=0, help="images in each domain; default: all")
+    parser.add_argument("--batch", type=int, default=200, help="images at a time; single: always one")
     parser.add_argument("--seeds", type=int, default=1, help="orders of the images")
     parser.add_argument("--methods", default="", help="names, with commas; default: all")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

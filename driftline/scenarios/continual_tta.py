@@ -37,7 +37,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
     ),
     **{f"cotta-{n}": tuple(corruptions.STANDARD[i] for i in order) for n, order in enumerate(COTTA)},
 }
-"""Orders of the fifteen corruptions: of the benchmark, RoTTA's, and the ten that CoTTA is averaged over on ImageNet-C."""
+"""Orders of the fifteen corruptions: of the benchmark, RoTTA's, and the ten of CoTTA's means on ImageNet-C."""
 
 CORRELATIONS = ("none", *RULES, "sar")
 
@@ -63,8 +63,8 @@ def continual_tta(
     rng : seed
         Of the images' order, of a random order of corruptions, and of the corruptions themselves.
     order : str or sequence of str
-        "standard", "rotta", "cotta-0" to "cotta-9": see :data:`ORDERS`. "random": the fifteen in an order drawn from the seed. Or
-        names of corruptions, in order.
+        "standard", "rotta", "cotta-0" to "cotta-9": see :data:`ORDERS`. "random": the fifteen in an order drawn from
+        the seed. Or names of corruptions, in order.
     severity : float
         1 to 5, or 0 for clean images.
     samples : int, optional
