@@ -11,6 +11,7 @@ import driftline
 from driftline import learners, metrics, scenarios
 from driftline.adapters import CollapseGuard, Tent
 from driftline.learners import (
+    AdaptiveReplayRatio,
     ClassBalancedReplay,
     GradientLearner,
     InputNormalizer,
@@ -110,6 +111,16 @@ def gradient(make_model=mlp, optimizer=sgd, replay=None, normalizer=None, **opti
     return make
 
 
+def adaptive(make_model=mlp, optimizer=sgd, **settings):
+    """A factory of gradient learners whose replay ratio follows their plasticity."""
+
+    def make(seed=0):
+        ratio = AdaptiveReplayRatio(**{"gap": 0.05, "every": 60, "window": 30, **settings})
+        return gradient(make_model, optimizer, ReservoirReplay, replay_ratio=ratio)(seed)
+
+    return make
+
+
 # --- the tables: "public name: variation" -> how to make it, and what to check it with
 
 LONG = {"steps": 800}
@@ -134,6 +145,16 @@ LEARNERS = {
     "ReservoirReplay": (gradient(replay=ReservoirReplay), LONG),
     "ReservoirReplay: twice": (gradient(dropout, adam, ReservoirReplay, replay_ratio=2, replay_batch=5), {}),
     "ReservoirReplay: stored only": (gradient(replay=ReservoirReplay, replay_ratio=0), {}),
+    "FixedReplayRatio": (gradient(replay=ReservoirReplay, replay_ratio=0.5), LONG),
+    "AdaptiveReplayRatio": (adaptive(), LONG),
+    "AdaptiveReplayRatio: dropout, Adam, up and down": (
+        adaptive(dropout, adam, levels=(0.5, 1, 2.5), signal="awake_units", back_off=0.1),
+        {},
+    ),
+    "AdaptiveReplayRatio: conv, rank": (
+        adaptive(conv, gap=10.0, signal="effective_rank"),
+        {"stream": digits_stream, "steps": 200},
+    ),
     "SlidingReplay": (gradient(replay=SlidingReplay), LONG),
     "ClassBalancedReplay": (gradient(replay=ClassBalancedReplay), LONG),
     "NearestClassMean": (NearestClassMean, LONG),
