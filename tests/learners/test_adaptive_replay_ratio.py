@@ -267,7 +267,7 @@ def test_replicas_with_different_ratios_are_stepped_one_by_one(ratios):
 
 
 def test_the_named_learner_runs_from_a_plan_and_says_what_it_is_made_of(tmp_path):
-    settings = {"levels": [0.5, 1, 2], "every": 400, "window": 100, "gap": 0.05, "capacity": 50}
+    settings = {"lr": 0.2, "levels": [0.5, 1, 2], "every": 400, "window": 100, "gap": 0.05, "capacity": 50}
     plan = Plan("iid", "digits", "adaptive-er", learner_parameters=settings, model_parameters={"hidden": [16]})
     report = plan.run(tmp_path / "run")
     assert report.results["online_accuracy"] > 0.5
