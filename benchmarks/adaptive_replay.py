@@ -86,7 +86,7 @@ def values(samples: int) -> Part:
     samples = samples or 8000
 
     def stream(seed: int) -> driftline.Stream:
-        return driftline.scenarios.policy_evaluation(seed=seed, samples=samples)
+        return driftline.scenarios.policy_evaluation(seed=seed, samples=samples, gamma=0.95)
 
     metrics = lambda n: [CriticError(n // 5), Plasticity(every=n // 10)]  # noqa: E731
     shown = {"critic_squared_error": 1, "critic_squared_error_window": 1, "active_units": 1, "effective_rank": 1}

@@ -127,7 +127,7 @@ def test_a_critic_learns_the_values_of_cartpole_with_the_adaptive_ratio():
     results = driftline.run(stream, learner, batch_size=4, metrics=[CriticError(window=300)]).results
     returns = stream.read(900, 1200)[1][:, 2]
     assert ratio.changes
-    assert results["critic_squared_error_window"] < 0.7 * float(returns.var())
+    assert results["critic_squared_error_window"] < 0.85 * float(returns.var())
 
 
 def test_a_model_with_batch_norm_is_a_target_in_evaluation():
