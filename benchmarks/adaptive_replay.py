@@ -83,7 +83,7 @@ def label_permuted(samples: int) -> Part:
 
 
 def values(samples: int) -> Part:
-    samples = samples or 8000
+    samples = samples or 4000
 
     def stream(seed: int) -> driftline.Stream:
         return driftline.scenarios.policy_evaluation(seed=seed, samples=samples, gamma=0.95)
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=0, help="length of the stream; 0: the benchmark's")
+    parser.add_argument("--ratios", help="such as 0.5;adaptive; default: all")
     parser.add_argument("--out", type=Path, default=Path("runs/adaptive-replay"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -165,7 +166,7 @@ def main() -> None:
         print(f"| updates per batch | {' | '.join(part.shown)} | first switch at | seconds of CPU |", flush=True)
         print("|---" * (3 + len(part.shown)) + "|", flush=True)
         found = []
-        for name in ratios(part, 20):
+        for name in [n for n in ratios(part, 20) if not chosen.ratios or n in chosen.ratios.split(";")]:
             found.append(measure(part, name, chosen.seeds))
             print(row(part, found[-1]), flush=True)
             (chosen.out / f"{wanted}.json").write_text(json.dumps(found))
