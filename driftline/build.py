@@ -37,6 +37,7 @@ from driftline.metrics import (
     AdaptationCost,
     BlindAccuracy,
     Calibration,
+    CriticError,
     DomainError,
     HeldOut,
     Metric,
@@ -54,6 +55,7 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "sgd": methods.sgd,
     "adam": methods.adam,
     "er": methods.er,
+    "adaptive-er": methods.adaptive_er,
     "cbp": methods.cbp,
     "redo": methods.redo,
     "snr": methods.snr,
@@ -104,6 +106,7 @@ ADAPTERS: dict[str, Callable[..., Adapter]] = {
 METRICS: dict[str, Callable[..., Metric]] = {
     "online": OnlineAccuracy,
     "online-error": OnlineError,
+    "critic-error": CriticError,
     "near-future": NearFutureAccuracy,
     "blind": BlindAccuracy,
     "held-out": HeldOut,

@@ -38,6 +38,10 @@ class ConfigError(DriftlineError, ValueError):
     """An unknown name or a bad value of an argument."""
 
 
+class SignalError(DriftlineError, ArithmeticError):
+    """A measured quantity that steers learning is NaN or infinite."""
+
+
 class CheckpointError(DriftlineError, RuntimeError):
     """A checkpoint that is missing, damaged, or belongs to another run or model."""
 

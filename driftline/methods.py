@@ -6,6 +6,7 @@ Those that are a penalty are in :mod:`driftline.penalised`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from driftline.errors import ConfigError, unknown
 from driftline.learners import (
+    AdaptiveReplayRatio,
     ClassBalancedReplay,
     GradientLearner,
     InputNormalizer,
@@ -73,17 +75,37 @@ def er(
     lr: float = 0.05,
     capacity: int = 500,
     memory: str = "reservoir",
-    ratio: int = 1,
+    ratio: float = 1.0,
     replay_batch: int | None = None,
     optimizer: Step = "sgd",
     normalize: bool = False,
 ) -> Learner:
     """Experience replay: each step trains on the batch and as many samples of a memory."""
-    if memory not in MEMORIES:
-        raise unknown("memory", memory, MEMORIES)
-    if memory == "class-balanced" and not classes:
-        raise ConfigError("memory='class-balanced' needs classes, and this stream has numbers to predict")
-    replay = MEMORIES[memory](capacity, seed=seed)
+    replay = remembering(memory, classes, capacity, seed)
+    step = plain_step(optimizer, model, lr)
+    return trained(model, classes, step, normalize, replay=replay, replay_ratio=ratio, replay_batch=replay_batch)
+
+
+def adaptive_er(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.05,
+    capacity: int = 500,
+    memory: str = "reservoir",
+    levels: Sequence[float] = (0.5, 2),
+    gap: float = 1e-3,
+    every: int = 25_000,
+    window: int = 500,
+    signal: str = "active_units",
+    back_off: float | None = None,
+    replay_batch: int | None = None,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """Experience replay that makes more updates once plasticity has settled (Ma et al., 2024)."""
+    replay = remembering(memory, classes, capacity, seed)
+    ratio = AdaptiveReplayRatio(levels, gap, every, window, signal, back_off)
     step = plain_step(optimizer, model, lr)
     return trained(model, classes, step, normalize, replay=replay, replay_ratio=ratio, replay_batch=replay_batch)
 
@@ -253,6 +275,15 @@ def trained(
     loss = F.cross_entropy if classes else squared_error
     normalizer = InputNormalizer() if normalize else None
     return GradientLearner(model, optimizer, loss, normalizer=normalizer, **parts)
+
+
+def remembering(name: str, classes: int, capacity: int, seed: int) -> Replay:
+    """Return a memory by name."""
+    if name not in MEMORIES:
+        raise unknown("memory", name, MEMORIES)
+    if name == "class-balanced" and not classes:
+        raise ConfigError("memory='class-balanced' needs classes, and this stream has numbers to predict")
+    return MEMORIES[name](capacity, seed=seed)
 
 
 def plain_step(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:

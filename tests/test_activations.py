@@ -7,7 +7,7 @@ from torch import nn
 from driftline.activations import ACTIVATIONS, ASH, CReLU, Fourier, HardASH, activation_by
 from driftline.errors import ConfigError
 from driftline.learners.renewers import find_unit_groups
-from driftline.metrics.plasticity.watch import hidden_layers
+from driftline.plasticity.watch import hidden_layers
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

@@ -18,6 +18,7 @@ PRINTS = {
     "parts_alone": "online accuracy 0.",
     "own_learner": "the perceptron obeys the laws",
     "plain_loop": "in the memory:",
+    "value_learning": "updates per batch: 0.5 -> 2 at sample",
     "stop_and_resume": "weights equal: True\nseries equal: True",
 }
 

@@ -71,7 +71,7 @@ def test_data_without_a_test_split_is_played_without_held_out_evaluation():
     [
         ({"learner": "sgd", "learner_parameters": {"lr": "fast"}}, "lr='fast' should be a float"),
         ({"learner": "er", "learner_parameters": {"capacity": 1.5}}, "capacity=1.5 should be a int"),
-        ({"learner": "er", "learner_parameters": {"ratio": True}}, "ratio=True should be a int"),
+        ({"learner": "er", "learner_parameters": {"ratio": True}}, "ratio=True should be a float"),
         ({"model": "resnet18", "learner": "ncm"}, "trains no model"),
         ({"metrics": ("accuracy",)}, "unknown metric"),
         ({"samples": 0}, "empty"),
@@ -238,6 +238,8 @@ def test_a_resumed_study_is_that_of_one_never_stopped(tmp_path):
 CLASSES_ONLY = ("center-loss",)
 NETWORKS = {"normalize-and-project": {"normalization": "layer"}}
 """What a learner's model needs beside the usual."""
+ONE_BY_ONE = ("adaptive-er",)
+"""Learners whose replicas make different numbers of updates."""
 
 
 @pytest.mark.parametrize("name", [n for n in build.LEARNERS if build.needs_model(n) and n not in CLASSES_ONLY])
@@ -246,7 +248,7 @@ def test_every_trained_learner_runs_for_many_seeds_as_for_one(name):
     plan["model_parameters"] = {**plan["model_parameters"], **NETWORKS.get(name, {})}
     with warnings.catch_warnings():
         # Such as the one that says that replicas are stepped one by one.
-        warnings.simplefilter("error")
+        warnings.simplefilter("ignore" if name in ONE_BY_ONE else "error")
         together = Plan(**plan, seeds=(0, 1)).run(progress=False).record["replicas"]["results"]
     for seed in (0, 1):
         alone = Plan(**plan, seed=seed).run(progress=False).results["online_squared_error"]

@@ -11,6 +11,7 @@ import driftline
 from driftline import learners, metrics, scenarios
 from driftline.adapters import CollapseGuard, Tent
 from driftline.learners import (
+    AdaptiveReplayRatio,
     ClassBalancedReplay,
     GradientLearner,
     InputNormalizer,
@@ -18,12 +19,14 @@ from driftline.learners import (
     ReservoirReplay,
     SlidingReplay,
     StreamingLDA,
+    TDLoss,
 )
 from driftline.learners.losses import squared_error
 from driftline.metrics import (
     AdaptationCost,
     BlindAccuracy,
     Calibration,
+    CriticError,
     DomainError,
     HeldOut,
     Metric,
@@ -110,6 +113,26 @@ def gradient(make_model=mlp, optimizer=sgd, replay=None, normalizer=None, **opti
     return make
 
 
+def adaptive(make_model=mlp, optimizer=sgd, **settings):
+    """A factory of gradient learners whose replay ratio follows their plasticity."""
+
+    def make(seed=0):
+        ratio = AdaptiveReplayRatio(**{"gap": 0.05, "every": 60, "window": 30, **settings})
+        return gradient(make_model, optimizer, ReservoirReplay, replay_ratio=ratio)(seed)
+
+    return make
+
+
+def states():
+    return scenarios.policy_evaluation(seed=0, samples=640, longest=50, gamma=0.8)
+
+
+def critic(seed=0):
+    """A learner of values by temporal differences."""
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), seed)
+    return GradientLearner(model, adam, TDLoss(model, 0.1), replay=SlidingReplay(100, seed=seed))
+
+
 # --- the tables: "public name: variation" -> how to make it, and what to check it with
 
 LONG = {"steps": 800}
@@ -134,11 +157,22 @@ LEARNERS = {
     "ReservoirReplay": (gradient(replay=ReservoirReplay), LONG),
     "ReservoirReplay: twice": (gradient(dropout, adam, ReservoirReplay, replay_ratio=2, replay_batch=5), {}),
     "ReservoirReplay: stored only": (gradient(replay=ReservoirReplay, replay_ratio=0), {}),
+    "FixedReplayRatio": (gradient(replay=ReservoirReplay, replay_ratio=0.5), LONG),
+    "AdaptiveReplayRatio": (adaptive(), LONG),
+    "AdaptiveReplayRatio: dropout, Adam, up and down": (
+        adaptive(dropout, adam, levels=(0.5, 1, 2.5), signal="awake_units", back_off=0.1),
+        {},
+    ),
+    "AdaptiveReplayRatio: conv, rank": (
+        adaptive(conv, gap=10.0, signal="effective_rank"),
+        {"stream": digits_stream, "steps": 200},
+    ),
     "SlidingReplay": (gradient(replay=SlidingReplay), LONG),
     "ClassBalancedReplay": (gradient(replay=ClassBalancedReplay), LONG),
     "NearestClassMean": (NearestClassMean, LONG),
     "NearestClassMean: classes known, features": (lambda: NearestClassMean(seeded(batch_norm)[:3], classes=3), {}),
     "NearestClassMean: images": (NearestClassMean, {"stream": digits_stream}),
+    "TDLoss": (critic, {"stream": states}),
     "StreamingLDA": (StreamingLDA, LONG),
     "StreamingLDA: pooled": (lambda: StreamingLDA(classes=3, covariance="pooled"), {}),
     "StreamingLDA: no shrinkage": (lambda: StreamingLDA(shrinkage=0.0), {}),
@@ -195,6 +229,10 @@ SCENARIOS = {
     "by_writer": (by_two_writers, {}),
     "slowly_changing_regression": (
         lambda seed: scenarios.slowly_changing_regression(seed=seed, samples=3000, period=700),
+        {},
+    ),
+    "policy_evaluation": (
+        lambda seed: scenarios.policy_evaluation(seed=seed, samples=400, longest=50, gamma=0.8),
         {},
     ),
     "slowly_changing_regression: released": (
@@ -280,6 +318,11 @@ def error(record):
     }
 
 
+def critic_error(record):
+    values = error([(x, y[:, 2:3], scores) for x, y, scores in record])
+    return {name.replace("online", "critic"): value for name, value in values.items()}
+
+
 def blind(shift):
     def offline(record):
         _, labels = truths(record)
@@ -354,6 +397,10 @@ METRICS = {
     "OnlineError": (
         lambda: OnlineError(50),
         {"stream": regression, "make_learner": regressor, "offline": error, "any_batch_size": True},
+    ),
+    "CriticError": (
+        lambda: CriticError(50),
+        {"stream": states, "make_learner": critic, "offline": critic_error, "any_batch_size": True},
     ),
     "DomainError": (DomainError, {"any_batch_size": True}),
     "DomainError: digits": (DomainError, {"offline": by_segment, **DIGITS}),

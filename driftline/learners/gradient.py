@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import torch
@@ -17,6 +19,7 @@ from driftline.learners.base import Learner, State
 from driftline.learners.lockstep.losses import over_replicas
 from driftline.learners.lockstep.modules import ReplicatedBatchNorm
 from driftline.learners.replay import Replay
+from driftline.learners.replay_ratio import FixedReplayRatio, ReplayRatio
 from driftline.stream.modules import check_same_model, depends_on_mode, evaluate, probe
 from driftline.stream.parts import describe_part
 
@@ -50,13 +53,6 @@ class Renewer(Protocol):
         """Renew parts of the model and of the optimizer's state."""
 
 
-class ReplayRatio(Protocol):
-    """Decides how many updates a step makes."""
-
-    def ratio(self, position: int, model: nn.Module) -> int:
-        """Return the number of updates for the batch that begins at this sample."""
-
-
 class GradientLearner(Learner):
     """A model trained by an optimizer on each batch as it comes.
 
@@ -76,9 +72,10 @@ class GradientLearner(Learner):
     replay : Replay, optional
         Memory of past samples. Each update trains on the new batch and as many replayed samples with one mean
         over both; new samples enter the memory after the update, as they came.
-    replay_ratio : int or object
-        Updates per batch, each with a fresh draw from the memory; or an object with ``ratio(position, model)``.
-        0 only stores the batch.
+    replay_ratio : float or object
+        Updates per batch, each with a fresh draw from the memory: 0 only stores the batch, 0.5 makes an update at
+        every second batch. Or an object with ``ratio(position, model)``, such as
+        :class:`~driftline.learners.AdaptiveReplayRatio`.
     replay_batch : int, optional
         Replayed samples per update; default: as many as there are new ones.
     normalizer : InputNormalizer, optional
@@ -125,7 +122,7 @@ class GradientLearner(Learner):
         penalties: Sequence[Penalty] = (),
         renewers: Sequence[Renewer] = (),
         replay: Replay | None = None,
-        replay_ratio: int | ReplayRatio = 1,
+        replay_ratio: float | ReplayRatio = 1,
         replay_batch: int | None = None,
         normalizer: InputNormalizer | None = None,
         compile: bool = False,
@@ -133,6 +130,8 @@ class GradientLearner(Learner):
         self.model = model
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
         self.loss, self.penalties, self.renewers = loss, tuple(penalties), tuple(renewers)
+        if isinstance(replay_ratio, float):
+            replay_ratio = int(replay_ratio) if replay_ratio.is_integer() else FixedReplayRatio(replay_ratio)
         self.replay, self.replay_ratio, self.replay_batch = replay, replay_ratio, replay_batch
         self.normalizer, self.compile = normalizer, compile
         self.replicas = getattr(model, "replicas", None)
@@ -147,6 +146,7 @@ class GradientLearner(Learner):
         self._added = tuple(p for p in self.penalties if not hasattr(p, "add_gradients"))
         self._direct = tuple(cast(DirectPenalty, p) for p in self.penalties if hasattr(p, "add_gradients"))
         self._labelled = tuple(cast(LabelledPenalty, p) for p in self.penalties if hasattr(p, "see"))
+        self._watching = getattr(replay_ratio, "watching", nullcontext)
         self._axis = 0 if self.replicas is None else 1
         for part in (*self.penalties, *self.renewers):
             after, place = getattr(part, "after_step", None), "penalties" if part in self.penalties else "renewers"
@@ -166,7 +166,7 @@ class GradientLearner(Learner):
         """Move model, optimizer state and memory to ``device``."""
         self.model.to(device)
         self.optimizer.load_state_dict(self.optimizer.state_dict())
-        for part in (self.replay, self.normalizer, *self.penalties, *self.renewers):
+        for part in (self.replay, self.replay_ratio, self.loss, self.normalizer, *self.penalties, *self.renewers):
             if part is not None and hasattr(part, "to"):
                 part.to(device)
         self._compiled = None
@@ -277,7 +277,9 @@ class GradientLearner(Learner):
             x, y = torch.cat((x, drawn[0]), axis), torch.cat((y, drawn[1]), axis)
         for labelled in self._labelled:
             labelled.see(y)
-        scores = self._forward(x if self.normalizer is None else self.normalizer(x))
+        x = x if self.normalizer is None else self.normalizer(x)
+        with self._watching(self.model):
+            scores = self._forward(x)
         loss = self.loss(scores, y) if self.replicas is None else over_replicas(self.loss, scores, y)
         for penalty in self._added:
             loss = loss + penalty(self.model)
@@ -312,7 +314,7 @@ class GradientLearner(Learner):
             "model": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "optimizer": describe_part(self.optimizer),
-            "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
+            "loss": self._describe_loss(),
             "penalties": [describe_part(p) for p in self.penalties],
             "renewers": [describe_part(r) for r in self.renewers],
             "replay": None if self.replay is None else self.replay.describe(),
@@ -322,6 +324,11 @@ class GradientLearner(Learner):
             "replicas": self.replicas,
         }
         return {"name": type(self).__name__, "parameters": parts}
+
+    def _describe_loss(self) -> object:
+        if inspect.isroutine(self.loss) or isinstance(self.loss, nn.Module):
+            return getattr(self.loss, "__name__", type(self.loss).__name__)
+        return describe_part(self.loss)
 
     def state_dict(self) -> State:
         """Return model, optimizer, memory and the state of every part that has one."""

@@ -3,6 +3,7 @@
 from driftline.metrics.base import Metric
 from driftline.metrics.calibration import Calibration
 from driftline.metrics.cost import AdaptationCost
+from driftline.metrics.critic_error import CriticError
 from driftline.metrics.domain_error import DomainError
 from driftline.metrics.held_out import HeldOut
 from driftline.metrics.near_future import BlindAccuracy, NearFutureAccuracy
@@ -16,6 +17,7 @@ __all__ = [
     "AdaptationCost",
     "BlindAccuracy",
     "Calibration",
+    "CriticError",
     "DomainError",
     "HeldOut",
     "Metric",

@@ -57,6 +57,8 @@ class OnlineError(Metric):
     (True, True)
     """
 
+    prefix: ClassVar[str] = "online"
+    """What the names of its values begin with."""
     definitions: ClassVar[Mapping[str, str]] = {
         "online_squared_error": "mean of (prediction - truth)^2 of samples before they are learned from, since the "
         "start; a sample's error is the mean over its outputs",
@@ -84,11 +86,16 @@ class OnlineError(Metric):
         if isinstance(stream, Stream) and all(r.truth is None for s in stream.segments for r in s.recipes):
             raise InputError(f"OnlineError needs numbers to predict, and {stream.name!r} has no truth at all")
 
+    def truth(self, y: Tensor) -> Tensor:
+        """Return what the predictions are compared with, of a batch's labels."""
+        return y
+
     def update(self, step: Step) -> None:
         """Take in the step's predictions."""
         scores, y = step.prediction, step.batch.y
         if y is None or scores is None:
             return
+        y = self.truth(y)
         if scores.shape != y.shape:
             scores = _in_shape(scores, y)
         if not self._count and not y.is_floating_point():
@@ -113,7 +120,7 @@ class OnlineError(Metric):
     def value(self) -> dict[str, float]:
         """Return ``online_squared_error``, ``online_absolute_error`` and, with a window, both over the window."""
         self._flush()
-        names = ("online_squared_error", "online_absolute_error")
+        names = (f"{self.prefix}_squared_error", f"{self.prefix}_absolute_error")
         nothing = [float("nan")] * 2
         means = nothing if self._sums is None else (self._sums / self._count).tolist()
         values = dict(zip(names, means))

@@ -19,6 +19,7 @@ from driftline.scenarios.natural_shift import by_writer, dataset_shift
 from driftline.scenarios.own import load_own
 from driftline.scenarios.permuted_inputs import permuted_inputs
 from driftline.scenarios.permuted_labels import permuted_labels
+from driftline.scenarios.policy_evaluation import policy_evaluation
 from driftline.scenarios.random_labels import random_labels
 from driftline.scenarios.recurring import recurring
 from driftline.scenarios.si_blurry import si_blurry
@@ -38,6 +39,7 @@ SCENARIOS: dict[str, Scenario[...]] = {
     "permuted_labels": permuted_labels,
     "random_labels": random_labels,
     "slowly_changing_regression": slowly_changing_regression,
+    "policy_evaluation": policy_evaluation,
     "continual_tta": continual_tta,
     "mixed_tta": mixed_tta,
     "gradual_tta": gradual_tta,
@@ -112,6 +114,7 @@ __all__ = [
     "names",
     "permuted_inputs",
     "permuted_labels",
+    "policy_evaluation",
     "random_labels",
     "recurring",
     "recurring_tta",

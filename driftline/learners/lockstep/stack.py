@@ -20,6 +20,7 @@ from driftline.learners.lockstep.replay import StackedReplay
 from driftline.learners.lockstep.side_by_side import SideBySide
 from driftline.learners.normalizer import InputNormalizer
 from driftline.learners.replay import Replay
+from driftline.learners.replay_ratio import FixedReplayRatio, ReplayRatio
 from driftline.stream.modules import draws_globally
 from driftline.stream.parts import settings_of
 
@@ -109,7 +110,7 @@ class Stacker:
             penalties=[self._part(list(p), "penalty") for p in zip(*(one.penalties for one in self.learners))],  # type: ignore[misc]
             renewers=[self._part(list(r), "renewer") for r in zip(*(one.renewers for one in self.learners))],  # type: ignore[misc]
             replay=self._replay([one.replay for one in self.learners]),
-            replay_ratio=self._merge([one.replay_ratio for one in self.learners], "replay_ratio"),  # type: ignore[arg-type]
+            replay_ratio=self._replay_ratio(),
             replay_batch=self._merge([one.replay_batch for one in self.learners], "replay_batch"),  # type: ignore[arg-type]
             normalizer=self._normalizer([one.normalizer for one in self.learners]),
             compile=first.compile,
@@ -119,6 +120,19 @@ class Stacker:
         if all(normalizer is None for normalizer in normalizers):
             return None
         return cast(InputNormalizer, self._part(normalizers, "normalizer"))
+
+    def _replay_ratio(self) -> float | ReplayRatio:
+        """Return the one number of updates: in lockstep, all replicas make the same."""
+        ratios = [one.replay_ratio for one in self.learners]
+        first = ratios[0]
+        if all(type(r) is FixedReplayRatio and r.updates == getattr(first, "updates", None) for r in ratios):
+            return first
+        if hasattr(first, "watching"):
+            name = type(first).__name__
+            raise CannotStackError(f"{name} decides for each replica how many updates it makes, so they differ")
+        if any(ratio is not first and ratio != first for ratio in ratios):
+            raise CannotStackError(f"their replay_ratio differs: {', '.join(str(ratio) for ratio in ratios)}")
+        return first
 
     def _replay(self, memories: Sequence[Replay | None]) -> Replay | None:
         found = [memory for memory in memories if memory is not None]

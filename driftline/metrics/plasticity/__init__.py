@@ -1,21 +1,21 @@
-"""Plasticity: definitions as functions of tensors, and a metric that measures them while a stream is played."""
+"""Plasticity: a metric that measures it while a stream is played, and the definitions it goes by."""
 
 from driftline.metrics.plasticity.metric import QUANTITIES, Plasticity
-from driftline.metrics.plasticity.ranks import (
+from driftline.plasticity.ranks import (
     approximate_rank,
     effective_rank,
     singular_values,
     srank,
     stable_rank,
 )
-from driftline.metrics.plasticity.units import (
+from driftline.plasticity.units import (
     active_units,
     dead_units,
     dormant_units,
     rarely_active_units,
     redo_score,
 )
-from driftline.metrics.plasticity.weights import (
+from driftline.plasticity.weights import (
     gradient_norm,
     matrices,
     nonzero_share,

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from driftline.errors import CheckpointError, ConfigError, InputError, unknown
 from driftline.metrics.base import Metric, Point
-from driftline.metrics.plasticity import ranks, units, weights
 from driftline.metrics.plasticity.series import Recent, Series
-from driftline.metrics.plasticity.watch import Measure, hidden_layers, watching
+from driftline.plasticity import ranks, units, weights
+from driftline.plasticity.units import Count, Kind
+from driftline.plasticity.watch import hidden_layers, watching
 from driftline.stream.live import LiveStream
 from driftline.stream.step import Step
 from driftline.stream.stream import Stream
@@ -68,7 +69,7 @@ class Plasticity(Metric):
     -----
     ``sample_plasticity`` follows Elsayed and Mahmood, "Addressing loss of plasticity and catastrophic forgetting in
     continual learning" (2024), who measure it at every step (``every=1``). Definitions and sources of the others
-    are those of the functions of the same names in :mod:`driftline.metrics.plasticity`. Singular values make the
+    are those of the functions of the same names in :mod:`driftline.plasticity`. Singular values make the
     host wait for a CUDA device, once per measurement.
 
     Examples
@@ -237,19 +238,24 @@ class Plasticity(Metric):
 
     def _look(self, step: Step, network: nn.Module) -> dict[str, Tensor]:
         """Return what the hidden units do with the probe batch."""
-        measures: dict[str, Measure] = {
+        measures: dict[str, Callable[[Tensor, Kind], Count]] = {
             "dormant_units": lambda h, kind: units.counted(units.is_dormant(h, self.threshold)),
             "dead_units": lambda h, kind: units.counted(units.is_dead(h)),
             "rarely_active_units": lambda h, kind: units.counted(units.is_rarely_active(h)),
             "active_units": lambda h, kind: units.counted(units.is_active(h, kind)),
         }
-        chosen = {name: measure for name, measure in measures.items() if name in self._wanted}
-        with watching(network, chosen, self.layers) as glance:
+        counts: dict[str, list[Count]] = {name: [] for name in measures if name in self._wanted}
+
+        def count(hidden: Tensor, kind: Kind) -> None:
+            for name, found in counts.items():
+                found.append(measures[name](hidden, kind))
+
+        with watching(network, count, self.layers) as glance:
             step.learner.predict(cast(Tensor, self._recent.all()))
         found: dict[str, Tensor] = {}
-        for name, counts in glance.counts.items():
-            if counts:
-                found[name] = units.pooled(counts, "units" if name == "active_units" else self.pooling)
+        for name, of_layers in counts.items():
+            if of_layers:
+                found[name] = units.pooled(of_layers, "units" if name == "active_units" else self.pooling)
         functions = {name: of for name, of in RANKS.items() if name in self._wanted}
         if functions and glance.features is not None:
             values = ranks.singular_values(glance.features)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from driftline.errors import InputError
-from driftline.metrics.plasticity import (
+from driftline.plasticity import (
     gradient_norm,
     matrices,
     nonzero_share,

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from driftline.errors import ConfigError
-from driftline.metrics.plasticity.watch import hidden_layers, watching
 from driftline.models import convnet, mlp, resnet20
+from driftline.plasticity.watch import hidden_layers, watching
 
 
 def sizes(network, x, layers=None):
@@ -15,9 +15,8 @@ def sizes(network, x, layers=None):
 
     def note(h, kind):
         seen.append((h.shape[1], kind))
-        return torch.zeros(()), 1
 
-    with watching(network, {"units": note}, layers) as glance:
+    with watching(network, note, layers) as glance:
         network(x)
     return seen, None if glance.features is None else tuple(glance.features.shape)
 
@@ -63,7 +62,7 @@ def test_layers_are_measured_before_what_follows_writes_over_them():
         network[0].weight.copy_(-torch.eye(2))
         network[0].bias.zero_()
     signs = []
-    with watching(network, {"sign": lambda h, kind: signs.append(h.sign().tolist()) or (torch.zeros(()), 1)}):
+    with watching(network, lambda h, kind: signs.append(h.sign().tolist())):
         network(torch.ones(1, 2))
     assert signs == [[[-1.0, -1.0]], [[0.0, 0.0]]]
 
@@ -92,6 +91,6 @@ def test_a_named_layer_may_give_a_tuple():
 
 def test_hooks_are_gone_afterwards_even_after_an_error():
     network = mlp(6, 3, (5, 4))
-    with pytest.raises(ZeroDivisionError), watching(network, {}):
+    with pytest.raises(ZeroDivisionError), watching(network, print):
         raise ZeroDivisionError
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from driftline.activations import Activation
 from driftline.errors import ConfigError, unknown
-from driftline.metrics.plasticity.units import Count, Kind
+from driftline.plasticity.units import Kind
 
 ACTIVATIONS = (
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
@@ -18,8 +18,8 @@ ACTIVATIONS = (
 )  # fmt: skip
 """Modules whose outputs are taken for hidden units (``ReLU6`` is a ``Hardtanh``)."""
 
-Measure = Callable[[Tensor, Kind], Count]
-"""Counts something among a layer's activations (samples, units, *space)."""
+See = Callable[[Tensor, Kind], object]
+"""Is shown a layer's activations (samples, units, *space), and what counts as active among them."""
 
 
 def hidden_layers(network: nn.Module, layers: Sequence[str] | None = None) -> list[nn.Module]:
@@ -54,35 +54,30 @@ def hidden_layers(network: nn.Module, layers: Sequence[str] | None = None) -> li
     if not found:
         raise ConfigError(
             f"{type(network).__name__} has no activation modules (such as nn.ReLU) to find its hidden units by; name "
-            f"the modules whose outputs they are: layers=[...] of {', '.join(modules) or 'none'}; or choose "
-            "quantities=[...] that need none"
+            f"the modules whose outputs they are: layers=[...] of {', '.join(modules) or 'none'}"
         )
     return found
 
 
 class Glance:
-    """What a forward pass showed.
+    """What a forward pass showed besides its hidden units.
 
     Attributes
     ----------
-    counts : dict of str to list of (Tensor, int)
-        For each measure, what it counted in each hidden layer, in the order of the forward pass.
     features : Tensor, shape (samples, features), optional
         What the last layer saw: the input of the last linear layer, or the output of the last hidden layer if no
         linear layer follows it.
     """
 
-    def __init__(self, measures: Mapping[str, Measure]) -> None:
-        self.counts: dict[str, list[Count]] = {name: [] for name in measures}
+    def __init__(self, see: See) -> None:
         self.features: Tensor | None = None
-        self._measures = measures
+        self._see = see
 
     def see_output(self, module: nn.Module, inputs: object, output: object) -> None:
-        """Measure a hidden layer at once; later layers may change its activations in place."""
+        """Show a hidden layer at once; later layers may change its activations in place."""
         hidden = output[0] if isinstance(output, tuple) else output
         if isinstance(hidden, Tensor) and hidden.dim() > 1:
-            for name, measure in self._measures.items():
-                self.counts[name].append(measure(hidden, _kind(module)))
+            self._see(hidden, _kind(module))
             self.features = hidden.flatten(1)
 
     def see_input(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
@@ -92,22 +87,29 @@ class Glance:
 
 
 @contextmanager
-def watching(
-    network: nn.Module, measures: Mapping[str, Measure], layers: Sequence[str] | None = None
-) -> Iterator[Glance]:
+def watching(network: nn.Module, see: See, layers: Sequence[str] | None = None) -> Iterator[Glance]:
     """Watch the forward passes made inside; the network's hooks are as before afterwards.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Whose forward passes.
+    see : callable
+        ``see(activations, kind)`` is called for each hidden layer, in the order of the forward pass.
+    layers : sequence of str, optional
+        See :func:`hidden_layers`.
 
     Examples
     --------
     >>> import torch
-    >>> from driftline.metrics.plasticity.units import counted, is_dead, pooled
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-    >>> with watching(network, {"dead": lambda h, kind: counted(is_dead(h))}) as glance:
+    >>> with watching(network, lambda hidden, kind: print(kind, tuple(hidden.shape))) as glance:
     ...     scores = network(torch.zeros(4, 2))
-    >>> len(glance.counts["dead"]), glance.features.shape
-    (1, torch.Size([4, 3]))
+    relu (4, 3)
+    >>> glance.features.shape
+    torch.Size([4, 3])
     """
-    glance = Glance(measures)
+    glance = Glance(see)
     handles = [module.register_forward_hook(glance.see_output) for module in hidden_layers(network, layers)]
     handles += [m.register_forward_pre_hook(glance.see_input) for m in network.modules() if _is_linear(m)]
     try:

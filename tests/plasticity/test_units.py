@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from driftline.errors import ConfigError, InputError
-from driftline.metrics.plasticity import active_units, dead_units, dormant_units, rarely_active_units, redo_score
+from driftline.plasticity import active_units, dead_units, dormant_units, rarely_active_units, redo_score
 from tests.golden import golden
 
 SHARES = {

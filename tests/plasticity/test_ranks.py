@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from driftline.metrics.plasticity import approximate_rank, effective_rank, singular_values, srank, stable_rank
+from driftline.plasticity import approximate_rank, effective_rank, singular_values, srank, stable_rank
 from tests.golden import golden
 
 RANKS = {

@@ -1,0 +1,47 @@
+"""Plasticity: definitions as functions of tensors, and how to watch hidden units; for metrics and learners."""
+
+from driftline.plasticity.ranks import (
+    approximate_rank,
+    effective_rank,
+    singular_values,
+    srank,
+    stable_rank,
+)
+from driftline.plasticity.units import (
+    active_units,
+    dead_units,
+    dormant_units,
+    rarely_active_units,
+    redo_score,
+)
+from driftline.plasticity.weights import (
+    gradient_norm,
+    matrices,
+    nonzero_share,
+    sample_plasticity,
+    total_norm,
+    update_norm,
+    weight_magnitude,
+    weight_rank,
+)
+
+__all__ = [
+    "active_units",
+    "approximate_rank",
+    "dead_units",
+    "dormant_units",
+    "effective_rank",
+    "gradient_norm",
+    "matrices",
+    "nonzero_share",
+    "rarely_active_units",
+    "redo_score",
+    "sample_plasticity",
+    "singular_values",
+    "srank",
+    "stable_rank",
+    "total_norm",
+    "update_norm",
+    "weight_magnitude",
+    "weight_rank",
+]
