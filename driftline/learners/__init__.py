@@ -8,6 +8,7 @@ from driftline.learners.nearest_class_mean import NearestClassMean
 from driftline.learners.normalizer import InputNormalizer
 from driftline.learners.replay import ClassBalancedReplay, Replay, ReservoirReplay, SlidingReplay
 from driftline.learners.streaming_lda import StreamingLDA
+from driftline.learners.task_loss import TaskCrossEntropy
 
 __all__ = [
     "ClassBalancedReplay",
@@ -19,6 +20,7 @@ __all__ = [
     "ReservoirReplay",
     "SlidingReplay",
     "StreamingLDA",
+    "TaskCrossEntropy",
     "in_lockstep",
     "squared_error",
 ]

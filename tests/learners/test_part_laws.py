@@ -12,6 +12,7 @@ from driftline.data import load
 from driftline.learners import GradientLearner, ReservoirReplay, in_lockstep, optimizers, penalties, renewers
 from driftline.learners.normalizer import InputNormalizer
 from driftline.learners.optimizers import (
+    TAG,
     UPGD,
     Adam,
     HesScale,
@@ -196,6 +197,8 @@ LEARNERS = {
     "ObGD: traces, adaptive": (learner(lambda m, s: ObGD(m.parameters(), lamda=0.5, beta2=0.99)), {}),
     "WeightClipping": (learner(lambda m, s: WeightClipping(sgd(m, s), kappa=1.0)), {}),
     "Adam": (learner(adam), {}),
+    "TAG": (learner(lambda m, s: TAG(m.parameters(), lr=1e-3)), {}),
+    "TAG: Adam, conv": (learner(lambda m, s: TAG(m.parameters(), lr=1e-3, base="adam"), model=convnet), CONV),
     "L2": (learner(penalty=lambda m, s: L2(1e-2)), {}),
     "L2: decoupled": (learner(renewer=lambda m, s: L2(1e-2, decoupled=True)), {}),
     "L2Init": (learner(penalty=lambda m, s: L2Init(m, 1e-2)), {}),
@@ -309,6 +312,10 @@ ZERO = {
     ),
     "Perturbed": (learner(lambda m, s: Perturbed(sgd(m, s), sigma=0.0, seed=s)), learner()),
     "WeightClipping": (learner(lambda m, s: WeightClipping(sgd(m, s), kappa=1e9)), learner()),
+    "TAG": (
+        learner(lambda m, s: TAG(m.parameters(), lr=1e-3, beta2=0.9)),
+        learner(lambda m, s: torch.optim.RMSprop(m.parameters(), lr=1e-3, alpha=0.9, foreach=False)),
+    ),
     "L2": (learner(penalty=lambda m, s: L2(0.0)), learner()),
     "L2: decoupled": (learner(renewer=lambda m, s: L2(0.0, decoupled=True)), learner()),
     "L2Init": (learner(adam, penalty=lambda m, s: L2Init(m, 0.0)), learner(adam)),
