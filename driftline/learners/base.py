@@ -42,7 +42,7 @@ class Learner(ABC):
         """Whether the learner wants to be told which task its samples are of, see :meth:`begin_task`."""
         return False
 
-    def begin_task(self, task: int, classes: Tensor | None = None) -> None:
+    def begin_task(self, task: int, classes: Tensor | None = None) -> None:  # noqa: B027 (most learners do nothing)
         """Take notice that samples of a task come from now on; does nothing where :attr:`task_aware` is False.
 
         The runtime calls this before the first batch of each segment. It is oracle information, which a model in the

@@ -199,7 +199,7 @@ class HeldOut(Metric):
         ask = getattr(step.learner, "predict_task", lambda x, task: step.learner.predict(x))
         task_of = self._tasks.of[samples]
         found: list[tuple[Tensor, Tensor]] = []
-        for task in task_of.unique().tolist():
+        for task in sorted(set(task_of.tolist())):
             mine = (task_of == task).nonzero().flatten().to(x.device)
             scores = ask(x[mine], task)
             rivals = F.pad(self._tasks.classes[task], (0, max(0, scores.shape[-1] - self._tasks.classes.shape[-1])))

@@ -44,6 +44,7 @@ from driftline.learners.renewers import (
     ReDo,
     ReGraMa,
     SelfNormalizedReset,
+    SparseTraining,
     find_unit_groups,
 )
 from driftline.testing import check_learner, check_strength_zero
@@ -142,6 +143,10 @@ def snr(**options):
 
 def layer_reset(**options):
     return lambda model, seed: LayerReset(model, **{"every": 4, "seed": seed, **options})
+
+
+def sparse(**options):
+    return lambda model, seed: SparseTraining(model, **{"density": 0.5, "every": 3, "seed": seed, **options})
 
 
 def injection(**options):
@@ -258,6 +263,13 @@ LEARNERS = {
     "LayerReset": (learner(renewer=layer_reset()), {}),
     "LayerReset: all, Adam": (learner(adam, renewer=layer_reset(layers="all")), {}),
     "LayerReset: conv": (learner(momentum, renewer=layer_reset(layers=2), model=convnet), CONV),
+    "SparseTraining": (learner(renewer=sparse()), {}),
+    "SparseTraining: unfired, Adam": (learner(adam, renewer=sparse(growth="unfired", tasks="isolated")), {}),
+    "SparseTraining: gradient, TAG": (
+        learner(lambda m, s: TAG(m.parameters(), lr=1e-3), renewer=sparse(growth="gradient", allocation="uniform")),
+        {},
+    ),
+    "SparseTraining: momentum, conv": (learner(momentum, renewer=sparse(growth="momentum"), model=convnet), CONV),
     "PlasticityInjection": (learner(renewer=injection()), {}),
     "PlasticityInjection: Adam": (learner(adam, renewer=injection()), {}),
     "PlasticityInjection: conv": (learner(momentum, renewer=injection(), model=convnet), CONV),
@@ -345,6 +357,7 @@ ZERO = {
         learner(adam),
     ),
     "LayerReset": (learner(adam, renewer=layer_reset(every=NEVER)), learner(adam)),
+    "SparseTraining": (learner(adam, renewer=sparse(density=1.0)), learner(adam)),
     "PlasticityInjection": (learner(adam, renewer=injection(at=NEVER)), learner(adam, model=with_injected_head)),
     "ContinualBackpropLayer": (learner(model=with_layers_at_rate_zero), learner(model=without_layers)),
 }

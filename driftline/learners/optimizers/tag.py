@@ -171,5 +171,5 @@ class TAG(StreamOptimizer):
         """Return the cosine between two tensors, in a form that multiplies them; 0 where one is zero."""
         flat = [t.reshape(-1) if self.replicas is None else t.reshape(self.replicas, -1) for t in (a, b)]
         product = torch.linalg.vector_norm(flat[0], dim=-1) * torch.linalg.vector_norm(flat[1], dim=-1)
-        cosine = (flat[0] * flat[1]).sum(-1) / product.clamp_min(torch.finfo(a.dtype).tiny)
+        cosine: Tensor = (flat[0] * flat[1]).sum(-1) / product.clamp_min(torch.finfo(a.dtype).tiny)
         return cosine if self.replicas is None else in_front(cosine, a)
