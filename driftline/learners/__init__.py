@@ -11,6 +11,7 @@ from driftline.learners.replay import ClassBalancedReplay, Replay, ReservoirRepl
 from driftline.learners.replay_ratio import FixedReplayRatio
 from driftline.learners.streaming_lda import StreamingLDA
 from driftline.learners.td_loss import TDLoss
+from driftline.learners.task_loss import TaskCrossEntropy
 
 __all__ = [
     "AdaptiveReplayRatio",
@@ -25,6 +26,7 @@ __all__ = [
     "SlidingReplay",
     "StreamingLDA",
     "TDLoss",
+    "TaskCrossEntropy",
     "in_lockstep",
     "squared_error",
 ]

@@ -37,6 +37,29 @@ class Learner(ABC):
     replicas: int | None = None
     """How many independent learners step in lockstep; tensors then have this dimension first: x (R, B, *input)."""
 
+    @property
+    def task_aware(self) -> bool:
+        """Whether the learner wants to be told which task its samples are of, see :meth:`begin_task`."""
+        return False
+
+    def begin_task(self, task: int, classes: Tensor | None = None) -> None:  # noqa: B027 (most learners do nothing)
+        """Take notice that samples of a task come from now on; does nothing where :attr:`task_aware` is False.
+
+        The runtime calls this before the first batch of each segment. It is oracle information, which a model in the
+        world does not get for free. Samples that are replayed, or whose labels come late, may be of earlier tasks.
+
+        Parameters
+        ----------
+        task : int
+            Its number; an earlier one where a task comes back.
+        classes : Tensor, shape (C,), optional
+            Bool: which classes occur in it; with replicas (R, C). None: unknown.
+        """
+
+    def predict_task(self, x: Tensor, task: int) -> Tensor:
+        """Return scores for samples that are known to be of a task (task-incremental evaluation)."""
+        return self.predict(x)
+
     @abstractmethod
     def predict(self, x: Tensor) -> Tensor:
         """Return scores (B, classes) for samples (B, *input); changes no state."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import torch
@@ -20,6 +20,7 @@ from driftline.learners.lockstep.losses import over_replicas
 from driftline.learners.lockstep.modules import ReplicatedBatchNorm
 from driftline.learners.replay import Replay
 from driftline.learners.replay_ratio import FixedReplayRatio, ReplayRatio
+from driftline.learners.task_loss import TaskCrossEntropy
 from driftline.stream.modules import check_same_model, depends_on_mode, evaluate, probe
 from driftline.stream.parts import describe_part
 
@@ -53,6 +54,27 @@ class Renewer(Protocol):
         """Renew parts of the model and of the optimizer's state."""
 
 
+class EarlyRenewer(Protocol):
+    """A renewer that also looks at gradients before the optimizer does."""
+
+    def before_step(self, model: nn.Module) -> None:
+        """Take notice of the gradients, or change them."""
+
+
+class TaskPart(Protocol):
+    """A part that wants to know the task."""
+
+    def begin_task(self, task: int, classes: Tensor | None = None) -> None:
+        """Take notice that samples of a task come from now on."""
+
+
+class TaskModel(Protocol):
+    """A part by which a model is another one for each task."""
+
+    def as_task(self, model: nn.Module, task: int) -> AbstractContextManager[None]:
+        """Let the model be that of a task for a while."""
+
+
 class GradientLearner(Learner):
     """A model trained by an optimizer on each batch as it comes.
 
@@ -68,7 +90,8 @@ class GradientLearner(Learner):
         ``penalty(model) -> scalar``, added to the loss. One that has ``add_gradients(model)`` gets that called after
         the backward pass instead: the same gradient for less. One that has ``see(y)`` is given each update's labels.
     renewers : sequence
-        ``renew(model, optimizer)`` is called after each optimizer step.
+        ``renew(model, optimizer)`` is called after each optimizer step; and ``before_step(model)`` before it, of one
+        that has this.
     replay : Replay, optional
         Memory of past samples. Each update trains on the new batch and as many replayed samples with one mean
         over both; new samples enter the memory after the update, as they came.
@@ -92,6 +115,9 @@ class GradientLearner(Learner):
 
     One sample has no batch statistics: where an update sees a single one, ``BatchNorm1d`` layers use their running
     statistics, as in evaluation, and leave them as they are.
+
+    Parts that have ``begin_task(task, classes)`` make the learner task-aware: the runtime tells them when a segment of
+    another task begins. One that has ``as_task(model, task)`` is asked for the task's model in :meth:`predict_task`.
 
     Experience replay follows Chaudhry et al., "On Tiny Episodic Memories in Continual Learning" (2019).
 
@@ -147,6 +173,7 @@ class GradientLearner(Learner):
         self._direct = tuple(cast(DirectPenalty, p) for p in self.penalties if hasattr(p, "add_gradients"))
         self._labelled = tuple(cast(LabelledPenalty, p) for p in self.penalties if hasattr(p, "see"))
         self._watching = getattr(replay_ratio, "watching", nullcontext)
+        self._early = tuple(cast(EarlyRenewer, r) for r in self.renewers if hasattr(r, "before_step"))
         self._axis = 0 if self.replicas is None else 1
         for part in (*self.penalties, *self.renewers):
             after, place = getattr(part, "after_step", None), "penalties" if part in self.penalties else "renewers"
@@ -161,6 +188,37 @@ class GradientLearner(Learner):
     def network(self) -> nn.Module:
         """Return the model."""
         return self.model
+
+    @property
+    def task_aware(self) -> bool:
+        """Whether a part wants to be told the task."""
+        return bool(self._task_parts())
+
+    def begin_task(self, task: int, classes: Tensor | None = None) -> None:
+        """Tell every part that wants to know that samples of a task come from now on."""
+        for part in self._task_parts():
+            part.begin_task(task, classes)
+
+    def predict_task(self, x: Tensor, task: int) -> Tensor:
+        """Return scores (B, classes) with the model that the parts have for a task."""
+        with self.as_task(task):
+            return self.predict(x)
+
+    @contextmanager
+    def as_task(self, task: int) -> Iterator[None]:
+        """Let the model be that of a task for a while, where a part has one for each."""
+        with ExitStack() as stack:
+            for part in self.renewers:
+                if hasattr(part, "as_task"):
+                    stack.enter_context(cast(TaskModel, part).as_task(self.model, task))
+            yield
+
+    def _task_parts(self) -> list[TaskPart]:
+        optimizers: list[object] = [self.optimizer]
+        while (inner := getattr(optimizers[-1], "optimizer", None)) is not None:
+            optimizers.append(inner)
+        parts = (*optimizers, self.loss, *self.penalties, *self.renewers)
+        return [cast(TaskPart, part) for part in parts if hasattr(part, "begin_task")]
 
     def to(self, device: torch.device | str) -> Self:
         """Move model, optimizer state and memory to ``device``."""
@@ -242,7 +300,8 @@ class GradientLearner(Learner):
         if x.dtype != self._dtype:
             scores = probe(self.model, x, self._axis)
             self.input_shape, self._dtype = tuple(x.shape[1 + self._axis :]), x.dtype
-            self.num_classes = scores.shape[-1] if self.loss is F.cross_entropy else None
+            of_classes = self.loss is F.cross_entropy or isinstance(self.loss, TaskCrossEntropy)
+            self.num_classes = scores.shape[-1] if of_classes else None
         if y is not None:
             super().check(x, y)
 
@@ -290,6 +349,8 @@ class GradientLearner(Learner):
         loss.backward()  # type: ignore[no-untyped-call]
         for direct in self._direct:
             direct.add_gradients(self.model)
+        for early in self._early:
+            early.before_step(self.model)
         self.optimizer.step()
         for renewer in self.renewers:
             renewer.renew(self.model, self.optimizer)
@@ -322,6 +383,7 @@ class GradientLearner(Learner):
             "replay_batch": self.replay_batch,
             "normalizer": None if self.normalizer is None else describe_part(self.normalizer),
             "replicas": self.replicas,
+            **({"told_tasks": True} if self.task_aware else {}),
         }
         return {"name": type(self).__name__, "parameters": parts}
 

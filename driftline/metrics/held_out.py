@@ -8,12 +8,13 @@ from typing import ClassVar, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from driftline.errors import ConfigError
 from driftline.metrics import summaries
 from driftline.metrics.base import Metric, Point
 from driftline.metrics.online import need_classes
-from driftline.metrics.probe import Probe, live_probe, stream_probe
+from driftline.metrics.probe import Probe, Tasks, live_probe, stream_probe, tasks_of
 from driftline.metrics.summaries import EvaluationSchedule
 from driftline.stream.dataset import Dataset
 from driftline.stream.live import LiveStream
@@ -34,8 +35,10 @@ class HeldOut(Metric):
         Samples between evaluations; None: only at the ends of segments.
     test : Dataset, optional
         Held-out data for a live stream, or in place of the stream's ``"test"`` split.
-    compete : "met" or "all"
-        Which classes' scores compete: those met so far (the Si-Blurry and i-Blurry protocol) or all.
+    compete : "met", "all" or "task"
+        Which classes' scores compete: those met so far (the Si-Blurry and i-Blurry protocol), all, or those of the
+        sample's own task, which the learner is then told too (task-incremental evaluation). The task is that of the
+        first segment that the sample stands for.
     batch_size : int
         Samples per forward pass.
     schedule : "paper" or "released"
@@ -78,18 +81,19 @@ class HeldOut(Metric):
         every: int | None = 1000,
         *,
         test: Dataset | None = None,
-        compete: Literal["met", "all"] = "met",
+        compete: Literal["met", "all", "task"] = "met",
         batch_size: int = 512,
         schedule: Literal["paper", "released"] = "paper",
     ) -> None:
-        if compete not in ("met", "all"):
-            raise ConfigError(f'compete={compete!r}: must be "met" or "all"')
+        if compete not in ("met", "all", "task"):
+            raise ConfigError(f'compete={compete!r}: must be "met", "all" or "task"')
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
         self.every, self.test, self.compete, self.batch_size = every, test, compete, batch_size
         self.schedule = schedule
         self._schedule = EvaluationSchedule(every, schedule) if every is not None else None
         self._probe: Probe | None = None
+        self._tasks: Tasks | None = None
         self._log: list[Point] = []
         self._last = float("nan")
         self.periodic: list[float] = []
@@ -113,9 +117,12 @@ class HeldOut(Metric):
         if isinstance(stream, LiveStream):
             if self.every is None:
                 raise ConfigError("HeldOut(every=None) evaluates at the ends of segments, which a live stream lacks")
+            if self.compete == "task":
+                raise ConfigError('HeldOut(compete="task") needs tasks, which a live stream does not have')
             self._probe = live_probe(stream, self.test)
         else:
             self._probe = stream_probe(stream, self.test)
+            self._tasks = tasks_of(self._probe, stream) if self.compete == "task" else None
 
     def cuts(self, position: int, batch_size: int) -> int | None:
         """Return where the next evaluation is due."""
@@ -171,7 +178,7 @@ class HeldOut(Metric):
                 x, y = reader.read(start, stop)
                 place = mine.to(x.device)
                 assert y is not None
-                scores = step.learner.predict(x[place])
+                scores = self._scores(step, x[place], torch.arange(start, stop)[mine])
                 right = scores.argmax(-1) == y[place]
                 free[start:stop][mine] = right.float().cpu()
                 if barred is not None:
@@ -183,6 +190,23 @@ class HeldOut(Metric):
         finally:
             step.learner.trusted = False
         return hits, free
+
+    def _scores(self, step: Step, x: Tensor, samples: Tensor) -> Tensor:
+        """Return the learner's scores for held-out samples, of those of a task with only its classes competing."""
+        if self._tasks is None:
+            return step.learner.predict(x)
+        # Adapters know no tasks.
+        ask = getattr(step.learner, "predict_task", lambda x, task: step.learner.predict(x))
+        task_of = self._tasks.of[samples]
+        found: list[tuple[Tensor, Tensor]] = []
+        for task in sorted(set(task_of.tolist())):
+            mine = (task_of == task).nonzero().flatten().to(x.device)
+            scores = ask(x[mine], task)
+            rivals = F.pad(self._tasks.classes[task], (0, max(0, scores.shape[-1] - self._tasks.classes.shape[-1])))
+            rivals = rivals[: scores.shape[-1]].to(x.device)
+            found.append((mine, scores.masked_fill(~rivals, float("-inf"))))
+        order = torch.cat([mine for mine, _ in found]).argsort()
+        return torch.cat([scores for _, scores in found])[order]
 
     def _need(self) -> Probe:
         if self._probe is None:

@@ -46,6 +46,34 @@ class Probe:
     members: list[Tensor]
 
 
+@dataclass(frozen=True)
+class Tasks:
+    """Which task each held-out sample is of.
+
+    Attributes
+    ----------
+    of : Tensor, shape (n,)
+        Number of each sample's task: that of the first segment which it stands for.
+    classes : Tensor, shape (T, C)
+        Bool: which classes a task has.
+    """
+
+    of: Tensor
+    classes: Tensor
+
+
+def tasks_of(probe: Probe, stream: Stream) -> Tasks:
+    """Return the tasks of a stream's held-out samples."""
+    infos = stream.infos()
+    of = torch.full((len(probe.classes),), -1)
+    for info, mine in reversed(list(zip(infos, probe.members))):
+        of[mine] = info.task
+    classes = torch.zeros(max(info.task for info in infos) + 1, len(probe.class_met), dtype=torch.bool)
+    for info, mine in zip(infos, probe.members):
+        classes[info.task, probe.classes[mine]] = True
+    return Tasks(of, classes)
+
+
 def stream_probe(stream: Stream, test: Dataset | None = None) -> Probe:
     """Collect the held-out samples of a stream's segments.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
-    """Which part of the stream a batch comes from: oracle information, for metrics and records only.
+    """Which part of the stream a batch comes from: oracle information, for metrics, records and task-aware learners.
 
     Parameters
     ----------
@@ -19,12 +19,15 @@ class SegmentInfo:
         Name of the segment.
     start, stop : int
         First position and the one after the last; ``stop`` is None for live data.
+    task : int
+        Number of the task: segments of one name are one task, numbered from 0 in the order in which they first come.
     """
 
     index: int
     name: str
     start: int
     stop: int | None
+    task: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ def play(
     """Play a stream to a learner or an adapter; iterate over the result to make it happen.
 
     At each step the learner predicts the batch first and learns from it afterwards, as far as its labels have
-    arrived. Nothing is read back from the device unless a metric's value is asked for.
+    arrived. Nothing is read back from the device unless a metric's value is asked for. A learner that is task-aware
+    (such as one with the optimizer :class:`driftline.learners.optimizers.TAG`) is told when a segment's task begins.
 
     Parameters
     ----------
@@ -126,6 +127,9 @@ class Playback:
         self.chunk = chunk if isinstance(learner, Learner) and not isinstance(stream, LiveStream) else 1
         self.metrics = tuple(metrics)
         self.reset = reset
+        self._tells = isinstance(learner, Learner) and learner.task_aware and not isinstance(stream, LiveStream)
+        if self._tells and isinstance(stream, ReplicaStream):
+            _check_tasks(stream)
         self.position = 0
         self.stops: tuple[int, ...] = ()
         """A chunk also ends at multiples of these positions."""
@@ -140,6 +144,9 @@ class Playback:
         for batch in self._batches():
             if self.reset == "segment" and batch.position == batch.segment.start:
                 cast(Adapter, self.learner).reset()
+            if self._tells and batch.position == batch.segment.start:
+                classes = cast(Stream, self.stream).task_classes(batch.segment.index)
+                cast(Learner, self.learner).begin_task(batch.segment.task, classes)
             step = Step(batch, self.stream, self.learner, self.metrics)
             if not self._introduced:
                 self._introduce(batch)
@@ -254,6 +261,17 @@ def usable(device: torch.device | str) -> torch.device:
         kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         reason = unknown("device", str(device), kinds)
         raise ConfigError(f"{reason} (torch says: {str(error).splitlines()[0]})") from None
+
+
+def _check_tasks(stream: ReplicaStream) -> None:
+    """Raise unless the replicas meet the same tasks at the same time."""
+    first, *others = ([info.task for info in one.infos()] for one in stream.streams)
+    for i, tasks in enumerate(others, 1):
+        if tasks != first:
+            raise ConfigError(
+                f"the learner is told about tasks, which come in the order {first} in stream 0 and {tasks} in stream "
+                f"{i}; replicas in lockstep have to meet the same tasks at the same time"
+            )
 
 
 def _for_replicas(stream: Stream | LiveStream | ReplicaStream, replicas: int) -> ReplicaStream:

@@ -93,6 +93,14 @@ class ReplicaStream:
         """The segments, with their positions."""
         return self.streams[0].infos()
 
+    def task_classes(self, number: int) -> Tensor | None:
+        """Return which classes occur in a segment, (R, C) bool; see :meth:`Stream.task_classes`."""
+        each = [stream.task_classes(number) for stream in self.streams]
+        found = [classes for classes in each if classes is not None]
+        if len(found) < len(each):
+            return None
+        return torch.stack(found).expand(self.replicas, -1)
+
     def batches(
         self,
         batch_size: int = 1,

@@ -132,11 +132,25 @@ class Stream:
     def infos(self) -> list[SegmentInfo]:
         """The segments that the window shows, with their positions."""
         low, high = self.window
+        tasks: dict[str, int] = {}
         infos = []
         for i, (segment, start, stop) in enumerate(zip(self.segments, self.starts, self.starts[1:])):
+            task = tasks.setdefault(segment.name, len(tasks))
             if start < high and stop > low:
-                infos.append(SegmentInfo(i, segment.name, max(start, low) - low, min(stop, high) - low))
+                infos.append(SegmentInfo(i, segment.name, max(start, low) - low, min(stop, high) - low, task))
         return infos
+
+    def task_classes(self, number: int) -> Tensor | None:
+        """Return which classes occur in a segment, (C,) bool on the CPU; None for regression or unknown truth.
+
+        Oracle information, for metrics, records and learners that are told about tasks.
+        """
+        segment = self.segments[number]
+        if not self.classes or any(r.truth is None for r in segment.recipes):
+            return None
+        found = torch.zeros(len(self.classes), dtype=torch.bool)
+        found[segment.class_labels()] = True
+        return found
 
     def reader(self, grid: int = 1, device: torch.device | str | None = None) -> Reader:
         """Return a reader of any range of positions, see :class:`driftline.stream.reader.Reader`."""

@@ -262,6 +262,8 @@ def the_loop_gets_the_same(case: Case[P]) -> None:
     labelled = bool(case.classes) or y.is_floating_point()
     stream = Stream([Segment.of(Dataset(x, y if labelled else None, case.classes))])
     direct = case.fresh()
+    if isinstance(direct, Learner) and direct.task_aware:
+        direct.begin_task(0, stream.task_classes(0))
     scores = case.trace(direct, batches)
     played = case.fresh()
     found = []

@@ -12,6 +12,7 @@ from driftline.data import load
 from driftline.learners import GradientLearner, ReservoirReplay, in_lockstep, optimizers, penalties, renewers
 from driftline.learners.normalizer import InputNormalizer
 from driftline.learners.optimizers import (
+    TAG,
     UPGD,
     Adam,
     HesScale,
@@ -43,6 +44,7 @@ from driftline.learners.renewers import (
     ReDo,
     ReGraMa,
     SelfNormalizedReset,
+    SparseTraining,
     find_unit_groups,
 )
 from driftline.testing import check_learner, check_strength_zero
@@ -143,6 +145,10 @@ def layer_reset(**options):
     return lambda model, seed: LayerReset(model, **{"every": 4, "seed": seed, **options})
 
 
+def sparse(**options):
+    return lambda model, seed: SparseTraining(model, **{"density": 0.5, "every": 3, "seed": seed, **options})
+
+
 def injection(**options):
     return lambda model, seed: PlasticityInjection(model, **{"at": 9, "seed": seed, **options})
 
@@ -196,6 +202,8 @@ LEARNERS = {
     "ObGD: traces, adaptive": (learner(lambda m, s: ObGD(m.parameters(), lamda=0.5, beta2=0.99)), {}),
     "WeightClipping": (learner(lambda m, s: WeightClipping(sgd(m, s), kappa=1.0)), {}),
     "Adam": (learner(adam), {}),
+    "TAG": (learner(lambda m, s: TAG(m.parameters(), lr=1e-3)), {}),
+    "TAG: Adam, conv": (learner(lambda m, s: TAG(m.parameters(), lr=1e-3, base="adam"), model=convnet), CONV),
     "L2": (learner(penalty=lambda m, s: L2(1e-2)), {}),
     "L2: decoupled": (learner(renewer=lambda m, s: L2(1e-2, decoupled=True)), {}),
     "L2Init": (learner(penalty=lambda m, s: L2Init(m, 1e-2)), {}),
@@ -255,6 +263,13 @@ LEARNERS = {
     "LayerReset": (learner(renewer=layer_reset()), {}),
     "LayerReset: all, Adam": (learner(adam, renewer=layer_reset(layers="all")), {}),
     "LayerReset: conv": (learner(momentum, renewer=layer_reset(layers=2), model=convnet), CONV),
+    "SparseTraining": (learner(renewer=sparse()), {}),
+    "SparseTraining: unfired, Adam": (learner(adam, renewer=sparse(growth="unfired", tasks="isolated")), {}),
+    "SparseTraining: gradient, TAG": (
+        learner(lambda m, s: TAG(m.parameters(), lr=1e-3), renewer=sparse(growth="gradient", allocation="uniform")),
+        {},
+    ),
+    "SparseTraining: momentum, conv": (learner(momentum, renewer=sparse(growth="momentum"), model=convnet), CONV),
     "PlasticityInjection": (learner(renewer=injection()), {}),
     "PlasticityInjection: Adam": (learner(adam, renewer=injection()), {}),
     "PlasticityInjection: conv": (learner(momentum, renewer=injection(), model=convnet), CONV),
@@ -309,6 +324,10 @@ ZERO = {
     ),
     "Perturbed": (learner(lambda m, s: Perturbed(sgd(m, s), sigma=0.0, seed=s)), learner()),
     "WeightClipping": (learner(lambda m, s: WeightClipping(sgd(m, s), kappa=1e9)), learner()),
+    "TAG": (
+        learner(lambda m, s: TAG(m.parameters(), lr=1e-3, beta2=0.9)),
+        learner(lambda m, s: torch.optim.RMSprop(m.parameters(), lr=1e-3, alpha=0.9, foreach=False)),
+    ),
     "L2": (learner(penalty=lambda m, s: L2(0.0)), learner()),
     "L2: decoupled": (learner(renewer=lambda m, s: L2(0.0, decoupled=True)), learner()),
     "L2Init": (learner(adam, penalty=lambda m, s: L2Init(m, 0.0)), learner(adam)),
@@ -338,6 +357,7 @@ ZERO = {
         learner(adam),
     ),
     "LayerReset": (learner(adam, renewer=layer_reset(every=NEVER)), learner(adam)),
+    "SparseTraining": (learner(adam, renewer=sparse(density=1.0)), learner(adam)),
     "PlasticityInjection": (learner(adam, renewer=injection(at=NEVER)), learner(adam, model=with_injected_head)),
     "ContinualBackpropLayer": (learner(model=with_layers_at_rate_zero), learner(model=without_layers)),
 }

@@ -412,7 +412,7 @@ def test_a_state_of_another_period_is_refused():
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"compete": "some"}, 'compete=\'some\': must be "met" or "all"'),
+        ({"compete": "some"}, 'compete=\'some\': must be "met", "all" or "task"'),
         ({"every": 0}, "every=0 samples; give a period of at least 1"),
         ({"schedule": "mine"}, "unknown variant 'mine'"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),

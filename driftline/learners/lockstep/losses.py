@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from driftline.learners import losses
+from driftline.learners.task_loss import TaskCrossEntropy
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,6 +38,8 @@ def over_replicas(loss: Loss, scores: Tensor, y: Tensor) -> Tensor:
         # The same as below in fewer operations: in studies of tiny networks each of them counts.
         total = F.mse_loss(scores, y.view(scores.shape), reduction="sum")
         return total if scores[0].numel() == 1 else total / scores[0].numel()
+    if isinstance(loss, TaskCrossEntropy):
+        return loss(scores, y)
     if loss in MEANS:
         return loss(scores.flatten(0, 1), y.flatten(0, 1)) * len(scores)
     return sum((loss(s, t) for s, t in zip(scores, y)), start=scores.new_zeros(()))

@@ -47,6 +47,21 @@ class SideBySide(Learner):
             learner.check(x[i], None if y is None else y[i])
         self.num_classes, self.input_shape = self.learners[0].num_classes, self.learners[0].input_shape
 
+    @property
+    def task_aware(self) -> bool:
+        """Whether the learners want to be told the task."""
+        return any(learner.task_aware for learner in self.learners)
+
+    def begin_task(self, task: int, classes: Tensor | None = None) -> None:
+        """Tell every learner; ``classes`` has shape (R, C)."""
+        for i, learner in enumerate(self.learners):
+            learner.begin_task(task, None if classes is None else classes[i])
+
+    def predict_task(self, x: Tensor, task: int) -> Tensor:
+        """Return the scores (R, B, classes) of all replicas for samples of a task."""
+        self.check(x)
+        return _stack([learner.predict_task(x[i], task) for i, learner in enumerate(self._trusted())])
+
     def predict(self, x: Tensor) -> Tensor:
         """Return the scores (R, B, classes) of all replicas."""
         self.check(x)

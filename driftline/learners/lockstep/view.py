@@ -44,6 +44,11 @@ class ReplicaView(Learner):
             x = self.whole.normalizer.replica(self.number)(x)
         return evaluate(self._model, x)
 
+    def predict_task(self, x: Tensor, task: int) -> Tensor:
+        """Return scores (B, classes) with the model for a task."""
+        with self.whole.as_task(task):
+            return self.predict(x)
+
     def learn(self, x: Tensor, y: Tensor) -> None:
         """Raise: the replicas learn together."""
         raise ConfigError("one replica cannot learn alone; train the lockstep learner")

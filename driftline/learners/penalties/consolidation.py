@@ -45,7 +45,7 @@ class Consolidation(ModelPenalty):
     beta_weight : float or sequence of float
         Decay of the running mean w, within [0, 1); for "online".
     every : int, optional
-        Steps between two consolidations; None: when :meth:`consolidate` is called. For "boundary".
+        Steps between two consolidations; None: when a task begins, or :meth:`consolidate` is called. For "boundary".
     replicas : int, optional
         How many runs the model holds in lockstep.
 
@@ -162,6 +162,11 @@ class Consolidation(ModelPenalty):
         self._kept["importance"] = found if given is None else given
         self._kept["weight"] = self._now()
         self.gathered = 0
+
+    def begin_task(self, task: int, classes: Tensor | None = None) -> None:
+        """Consolidate what was learned up to now, in the form "boundary" without ``every``."""
+        if self.form == "boundary" and self.every is None:
+            self.consolidate()
 
     def _checked(self, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return copies of importances that a user gives, or raise."""

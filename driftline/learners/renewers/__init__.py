@@ -8,6 +8,7 @@ from driftline.learners.renewers.projection import NormalizeAndProject
 from driftline.learners.renewers.redo import ReDo
 from driftline.learners.renewers.regrama import ReGraMa
 from driftline.learners.renewers.self_normalized_reset import SelfNormalizedReset
+from driftline.learners.renewers.sparse_training import SparseTraining
 from driftline.learners.renewers.unit_groups import UnitGroup, find_unit_groups
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ReDo",
     "ReGraMa",
     "SelfNormalizedReset",
+    "SparseTraining",
     "UnitGroup",
     "find_unit_groups",
 ]

@@ -176,6 +176,37 @@ def forget_parameters(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) 
                 del one.state[parameter]
 
 
+def forget_entries(optimizer: Optimizer, parameter: nn.Parameter, entries: Tensor) -> None:
+    """Let an optimizer forget single entries of a parameter, as :func:`forget` does for units; clocks go on.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Any; for one that wraps another as ``.optimizer``, both forget.
+    parameter : nn.Parameter
+        Which.
+    entries : Tensor
+        Bool, in the parameter's shape.
+
+    Examples
+    --------
+    >>> p = nn.Parameter(torch.zeros(3))
+    >>> optimizer = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+    >>> p.grad = torch.ones(3)
+    >>> optimizer.step()
+    >>> forget_entries(optimizer, p, torch.tensor([True, False, False]))
+    >>> optimizer.state[p]["momentum_buffer"].tolist()
+    [0.0, 1.0, 1.0]
+    """
+    everything = Chosen(torch.arange(0, device=parameter.device))
+    for one in unwrapped(optimizer):
+        for name, value in one.state[parameter].items() if parameter in one.state else ():
+            if not isinstance(value, Tensor) or value.shape != parameter.shape or name in CLOCKS.values():
+                continue
+            fresh = parameter.detach() if name == "ax" else _fresh(one, parameter, name, everything, 0)
+            value.copy_(torch.where(entries, fresh, value))
+
+
 def unwrapped(optimizer: Optimizer) -> list[Optimizer]:
     """Return an optimizer and those that it wraps, outermost first."""
     found = [optimizer]

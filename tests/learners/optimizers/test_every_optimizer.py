@@ -16,6 +16,7 @@ from driftline import models
 from driftline.errors import CheckpointError, ConfigError, InputError
 from driftline.learners import GradientLearner, in_lockstep
 from driftline.learners.optimizers import (
+    TAG,
     UPGD,
     Adam,
     HesScale,
@@ -39,6 +40,8 @@ MAKERS = {
     "ObGD adaptive": lambda params, seed=None, **given: ObGD(params, lamda=0.5, beta2=0.9, **given),
     "Adam": lambda params, seed=None, **given: Adam(params, weight_decay=0.1, decoupled=True, **given),
     "Adam released": lambda params, seed=None, **given: Adam(params, variant="released", **given),
+    "TAG": lambda params, seed=None, **given: TAG(params, lr=0.01, **given),
+    "TAG-Adam": lambda params, seed=None, **given: TAG(params, lr=0.01, base="adam", **given),
     "Perturbed": lambda params, replicas=None, **given: Perturbed(
         Adam(params, replicas=replicas), sigma=0.1, decay=0.01, replicas=replicas, **given
     ),
@@ -299,7 +302,7 @@ def test_every_argument_can_be_read_back(make):
     assert set(settings_of(optimizer)) == wanted
 
 
-@pytest.mark.parametrize("kind", [PerturbedSGD, ShrinkAndPerturb, UPGD, ObGD, Adam])
+@pytest.mark.parametrize("kind", [PerturbedSGD, ShrinkAndPerturb, UPGD, ObGD, Adam, TAG])
 def test_settings_of_the_wrong_length_or_range_are_refused(kind):
     p = nn.Parameter(torch.ones(3, 4, 2))
     seeds = {"seed": [1, 2, 3]} if kind in (PerturbedSGD, ShrinkAndPerturb, UPGD) else {}
@@ -351,6 +354,7 @@ PER_SEED = {
     "UPGD of second order": lambda m, s: UPGD(m.parameters(), 0.1, seed=s, order=2, curvature=HesScale(m)),
     "ObGD": lambda m, s: ObGD(m.parameters(), kappa=2.0 + s),
     "Adam": lambda m, s: Adam(m.parameters(), lr=0.01 * (s + 1), beta1=0.9 - 0.1 * s),
+    "TAG": lambda m, s: TAG(m.parameters(), lr=0.01 * (s + 1), b=1.0 + s),
     "both wrappers": lambda m, s: WeightClipping(Perturbed(Adam(m.parameters()), sigma=0.1 * s, seed=s), kappa=1.0 + s),
     "Perturbed around torch's": lambda m, s: Perturbed(
         torch.optim.SGD(m.parameters(), lr=0.1 * (s + 1)), sigma=0.1, seed=s
