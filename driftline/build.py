@@ -53,6 +53,7 @@ T = TypeVar("T")
 LEARNERS: dict[str, Callable[..., Learner]] = {
     "sgd": methods.sgd,
     "adam": methods.adam,
+    "optimizer": methods.optimizer,
     "er": methods.er,
     "cbp": methods.cbp,
     "redo": methods.redo,

@@ -16,6 +16,7 @@ from driftline.errors import CheckpointError, ConfigError
 from driftline.learners.base import Learner, State
 from driftline.learners.lockstep.losses import over_replicas
 from driftline.learners.lockstep.modules import ReplicatedBatchNorm
+from driftline.learners.optimizers.named import check_step, named_optimizer
 from driftline.learners.replay import Replay
 from driftline.stream.modules import check_same_model, depends_on_mode, evaluate, probe
 from driftline.stream.parts import describe_part
@@ -57,6 +58,13 @@ class ReplayRatio(Protocol):
         """Return the number of updates for the batch that begins at this sample."""
 
 
+class Schedule(Protocol):
+    """Changes the optimizer's settings from step to step, as torch's schedulers do."""
+
+    def step(self) -> object:
+        """Change them for the next update."""
+
+
 class GradientLearner(Learner):
     """A model trained by an optimizer on each batch as it comes.
 
@@ -64,8 +72,9 @@ class GradientLearner(Learner):
     ----------
     model : nn.Module
         Any module that maps (B, *input) to scores (B, classes); changed in place.
-    optimizer : Optimizer or callable
-        A ``torch.optim.Optimizer`` over the model's parameters, or a function that makes one of them.
+    optimizer : Optimizer, callable or str
+        A ``torch.optim.Optimizer`` over the model's parameters, or a function that makes one of them; or a name, see
+        :func:`driftline.learners.optimizers.named_optimizer`.
     loss : callable
         ``loss(scores, y) -> scalar``, averaged over the batch.
     penalties : sequence of callable
@@ -84,6 +93,9 @@ class GradientLearner(Learner):
     normalizer : InputNormalizer, optional
         Stands in front of the model; sees each batch's inputs after they have been learned from. The memory keeps
         samples as they came.
+    schedule : scheduler or callable, optional
+        One of ``torch.optim.lr_scheduler`` over this optimizer, or :class:`driftline.learners.schedules.StepSizes`, or
+        a function that makes one of the optimizer; stepped after each update.
     compile : bool
         Let :meth:`observe_each` train through compiled steps where model and parts allow it (small MLPs; see
         :mod:`driftline.native.lockstep`), else warn with the reason and go on without.
@@ -101,7 +113,8 @@ class GradientLearner(Learner):
     Raises
     ------
     ConfigError
-        When the optimizer does not hold the model's parameters, or a number is out of range.
+        When the optimizer does not hold the model's parameters or cannot take a step from gradients (because it needs
+        a closure), the schedule is another optimizer's, or a number is out of range.
 
     Examples
     --------
@@ -119,7 +132,7 @@ class GradientLearner(Learner):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | str,
         loss: Loss = F.cross_entropy,
         *,
         penalties: Sequence[Penalty] = (),
@@ -128,10 +141,12 @@ class GradientLearner(Learner):
         replay_ratio: int | ReplayRatio = 1,
         replay_batch: int | None = None,
         normalizer: InputNormalizer | None = None,
+        schedule: Schedule | Callable[[Optimizer], Schedule] | None = None,
         compile: bool = False,
     ) -> None:
         self.model = model
-        self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
+        make = named_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
+        self.optimizer = make if isinstance(make, Optimizer) else make(model.parameters())
         self.loss, self.penalties, self.renewers = loss, tuple(penalties), tuple(renewers)
         self.replay, self.replay_ratio, self.replay_batch = replay, replay_ratio, replay_batch
         self.normalizer, self.compile = normalizer, compile
@@ -144,6 +159,11 @@ class GradientLearner(Learner):
             raise ConfigError(f"replay_ratio={replay_ratio}: must be 0 or more updates per batch")
         if replay_batch is not None and replay_batch < 1:
             raise ConfigError(f"replay_batch={replay_batch}: must be at least 1")
+        self._needs_graph = check_step(self.optimizer)
+        made = schedule is None or hasattr(schedule, "step")
+        self.schedule = cast("Schedule | None", schedule if made else schedule(self.optimizer))  # type: ignore[operator]
+        if self.schedule is not None and getattr(self.schedule, "optimizer", self.optimizer) is not self.optimizer:
+            raise ConfigError("the schedule is another optimizer's; make it from the one given here")
         self._added = tuple(p for p in self.penalties if not hasattr(p, "add_gradients"))
         self._direct = tuple(cast(DirectPenalty, p) for p in self.penalties if hasattr(p, "add_gradients"))
         self._labelled = tuple(cast(LabelledPenalty, p) for p in self.penalties if hasattr(p, "see"))
@@ -285,13 +305,32 @@ class GradientLearner(Learner):
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._backward(loss)
         for direct in self._direct:
             direct.add_gradients(self.model)
         self.optimizer.step()
+        if self._needs_graph:
+            self._forget_graph()
+        if self.schedule is not None:
+            self.schedule.step()
         for renewer in self.renewers:
             renewer.renew(self.model, self.optimizer)
         return scores.detach().narrow(axis, 0, new)
+
+    def _backward(self, loss: Tensor) -> None:
+        """Leave the gradients with the parameters."""
+        if not self._needs_graph:
+            loss.backward()  # type: ignore[no-untyped-call]
+            return
+        params = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        # What backward(create_graph=True) does, without its warning of a cycle, which forgetting the graph breaks.
+        for p, gradient in zip(params, torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)):
+            p.grad = gradient
+
+    def _forget_graph(self) -> None:
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = None if p.grad is None else p.grad.detach()
 
     def _forward(self, x: Tensor) -> Tensor:
         """Return scores in training mode."""
@@ -319,6 +358,7 @@ class GradientLearner(Learner):
             "replay_ratio": ratio if isinstance(ratio, int) else describe_part(ratio),
             "replay_batch": self.replay_batch,
             "normalizer": None if self.normalizer is None else describe_part(self.normalizer),
+            **({} if self.schedule is None else {"schedule": describe_part(self.schedule)}),
             "replicas": self.replicas,
         }
         return {"name": type(self).__name__, "parameters": parts}
@@ -352,7 +392,8 @@ class GradientLearner(Learner):
     def _load(self, state: Mapping[str, object]) -> None:
         groups = cast("list[State]", cast(State, state["optimizer"])["param_groups"])
         for saved, group in zip(groups, self.optimizer.param_groups):
-            if missing := sorted(set(group) - set(saved)):
+            # What an optimizer counts in its groups is not there before its first step.
+            if missing := sorted((set(group) & set(self.optimizer.defaults)) - set(saved)):
                 raise CheckpointError(f"it was saved with another optimizer, without {', '.join(missing)}")
         # Compiled steps know where tensors are, and loading may replace some.
         self._compiled = None
@@ -369,6 +410,7 @@ class GradientLearner(Learner):
             ("replay_ratio", self.replay_ratio),
             ("loss", self.loss),
             ("normalizer", self.normalizer),
+            ("schedule", self.schedule),
         ]
         named += [(f"penalty {i}", p) for i, p in enumerate(self.penalties)]
         named += [(f"renewer {i}", r) for i, r in enumerate(self.renewers)]

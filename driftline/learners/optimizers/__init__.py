@@ -3,8 +3,19 @@
 from driftline.learners.optimizers.adam import Adam
 from driftline.learners.optimizers.clipping import WeightClipping
 from driftline.learners.optimizers.curvature import HesScale
+from driftline.learners.optimizers.named import named_optimizer
 from driftline.learners.optimizers.obgd import ObGD
 from driftline.learners.optimizers.perturbed import Perturbed, PerturbedSGD, ShrinkAndPerturb
 from driftline.learners.optimizers.upgd import UPGD
 
-__all__ = ["UPGD", "Adam", "HesScale", "ObGD", "Perturbed", "PerturbedSGD", "ShrinkAndPerturb", "WeightClipping"]
+__all__ = [
+    "UPGD",
+    "Adam",
+    "HesScale",
+    "ObGD",
+    "Perturbed",
+    "PerturbedSGD",
+    "ShrinkAndPerturb",
+    "WeightClipping",
+    "named_optimizer",
+]
