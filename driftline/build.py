@@ -44,8 +44,11 @@ from driftline.metrics import (
     OnlineAccuracy,
     OnlineError,
     Plasticity,
+    ProbePlasticity,
     Rollbacks,
+    Sharpness,
     SourceError,
+    Trainability,
 )
 
 T = TypeVar("T")
@@ -109,6 +112,9 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "blind": BlindAccuracy,
     "held-out": HeldOut,
     "plasticity": Plasticity,
+    "trainability": Trainability,
+    "probe-plasticity": ProbePlasticity,
+    "sharpness": Sharpness,
     "domain-error": DomainError,
     "calibration": Calibration,
     "source-error": SourceError,

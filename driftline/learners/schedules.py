@@ -119,7 +119,9 @@ def regression_step_sizes(
     return rates
 
 
-def convex_step_sizes(shift: Sequence[float], gradient: float, diameter: float) -> list[float]:
+def convex_step_sizes(
+    shift: Sequence[float], gradient: float, diameter: float, largest: float = math.inf
+) -> list[float]:
     """Return step sizes that minimise a bound on the regret of SGD for any convex loss.
 
     Parameters
@@ -130,6 +132,8 @@ def convex_step_sizes(shift: Sequence[float], gradient: float, diameter: float) 
         Bound on the gradients' root mean square norm, noise included, above 0.
     diameter : float
         Bound on the distance between the parameters and the best ones, above 0.
+    largest : float
+        Step sizes are cut off here, such as where SGD would diverge; above 0.
 
     Returns
     -------
@@ -157,7 +161,10 @@ def convex_step_sizes(shift: Sequence[float], gradient: float, diameter: float) 
     _check(shift)
     _positive("gradient", gradient, 0, strictly=True)
     _positive("diameter", diameter, 0, strictly=True)
-    return [math.sqrt(diameter**2 / len(shift) + 2 * diameter * moved + moved**2) / gradient for moved in shift]
+    if not largest > 0:
+        raise ConfigError(f"largest={largest}: must be above 0")
+    squares = [diameter**2 / len(shift) + 2 * diameter * moved + moved**2 for moved in shift]
+    return [min(math.sqrt(square) / gradient, largest) for square in squares]
 
 
 def _check(shift: Sequence[float]) -> None:

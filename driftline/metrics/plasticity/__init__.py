@@ -1,6 +1,7 @@
-"""Plasticity: definitions as functions of tensors, and a metric that measures them while a stream is played."""
+"""Plasticity: definitions as functions of tensors, and metrics that measure them while a stream is played."""
 
 from driftline.metrics.plasticity.metric import QUANTITIES, Plasticity
+from driftline.metrics.plasticity.probe_task import ProbePlasticity
 from driftline.metrics.plasticity.ranks import (
     approximate_rank,
     effective_rank,
@@ -8,6 +9,8 @@ from driftline.metrics.plasticity.ranks import (
     srank,
     stable_rank,
 )
+from driftline.metrics.plasticity.sharpness import Sharpness, hessian_product, top_eigenvalue
+from driftline.metrics.plasticity.trainability import Slope, Trainability, slope
 from driftline.metrics.plasticity.units import (
     active_units,
     dead_units,
@@ -29,20 +32,27 @@ from driftline.metrics.plasticity.weights import (
 __all__ = [
     "QUANTITIES",
     "Plasticity",
+    "ProbePlasticity",
+    "Sharpness",
+    "Slope",
+    "Trainability",
     "active_units",
     "approximate_rank",
     "dead_units",
     "dormant_units",
     "effective_rank",
     "gradient_norm",
+    "hessian_product",
     "matrices",
     "nonzero_share",
     "rarely_active_units",
     "redo_score",
     "sample_plasticity",
     "singular_values",
+    "slope",
     "srank",
     "stable_rank",
+    "top_eigenvalue",
     "total_norm",
     "update_norm",
     "weight_magnitude",
