@@ -152,9 +152,7 @@ def diagnose_command(
     remedies: Annotated[
         str | None, typer.Option(help="Names, with commas; '' for none.  [default: all, where plasticity is lost]")
     ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Where to draw scores and network over tasks, such as d.png.")
-    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Where to draw it over tasks, such as d.png.")] = None,
     scenario_set: Annotated[list[str] | None, typer.Option("--set", help="Scenario parameter, key=value.")] = None,
     learner_set: Annotated[list[str] | None, typer.Option(help="Learner parameter, key=value.")] = None,
     model_set: Annotated[list[str] | None, typer.Option(help="Model parameter, key=value.")] = None,

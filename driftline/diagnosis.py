@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from driftline.errors import ConfigError, InputError, unknown
 from driftline.learners import GradientLearner, Learner
@@ -27,10 +28,12 @@ from driftline.metrics.plasticity.units import counted, is_dead
 from driftline.metrics.plasticity.watch import watching
 from driftline.remedies import REMEDIES
 from driftline.stream import Stream
-from driftline.stream.play import play
+from driftline.stream.play import Playback, play
 from driftline.stream.seeds import derive_seed
-from driftline.stream.step import Step
 from driftline.verdict import FEWEST_TASKS, Interval, Verdict, interval, judge
+
+Outcome = tuple[Tensor | None, Tensor | None]
+"""Predictions of a step, and the truth."""
 
 LOOK = 128
 """Samples at a task's end on which the network is looked at."""
@@ -213,12 +216,13 @@ def follow(
     initial = copy.deepcopy(learner.state_dict()) if wanted else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="compile=True")
-        task: list[Step] = []
+        task: list[Outcome] = []
+        start = 0
         for step in _play(stream, learner, batch_size):
-            task.append(step)
+            task.append((step.prediction, step.batch.y))
             if not step.batch.ends_segment:
                 continue
-            number, start, stop = len(course.scores), task[0].batch.position, step.batch.stop
+            number, stop = len(course.scores), step.batch.stop
             score, guess = _score(task)
             course.scores.append(score)
             guesses.append(guess)
@@ -228,19 +232,21 @@ def follow(
             if number in wanted:
                 state = copy.deepcopy(learner.state_dict())
                 learner.load_state_dict(copy.deepcopy(initial))
-                fresh[number], _ = _score(list(_play(stream[start:stop], learner, batch_size)))
+                again = _play(stream[start:stop], learner, batch_size)
+                fresh[number], _ = _score([(step.prediction, step.batch.y) for step in again])
                 learner.load_state_dict(state)
+            start = stop
     return course, fresh, guesses
 
 
-def _play(stream: Stream, learner: Learner, batch_size: int) -> play:
+def _play(stream: Stream, learner: Learner, batch_size: int) -> Playback:
     return play(stream, learner, batch_size=batch_size, chunk=CHUNK if getattr(learner, "compile", False) else 1)
 
 
-def _score(steps: Sequence[Step]) -> tuple[float, float]:
+def _score(task: Sequence[Outcome]) -> tuple[float, float]:
     """Return the score of a task's predictions, and that of the best constant guess."""
-    y = torch.cat([step.batch.y for step in steps if step.batch.y is not None])
-    scores = torch.cat([step.prediction for step in steps if step.prediction is not None])
+    y = torch.cat([truth for _, truth in task if truth is not None])
+    scores = torch.cat([prediction for prediction, _ in task if prediction is not None])
     if y.is_floating_point():
         truth = y.double().reshape(len(y), -1)
         error = (scores.double().reshape(len(y), -1) - truth).square().mean()

@@ -91,8 +91,8 @@ def regression_step_sizes(
     -----
     With v the expected squared distance from the truth, an update with step size eta and a move by gamma in a random
     direction give, for inputs from N(0, I) in d dimensions and B samples with noise sigma,
-    ``v' = v (1 - 2 eta + eta^2 (B + d + 1) / B) + eta^2 d sigma^2 / B + gamma^2``. The regret is the sum of v / 2. Since
-    the smallest v' grows with v, minimising each v' minimises the sum:
+    ``v' = v (1 - 2 eta + eta^2 (B + d + 1) / B) + eta^2 d sigma^2 / B + gamma^2``. The regret is the sum of v / 2.
+    Since the smallest v' grows with v, minimising each v' minimises the sum:
     ``eta = v / (v (B + d + 1) / B + d sigma^2 / B)``. Without shift v falls like 1 / t, and so does eta; each move
     raises v, and eta with it. This is the paper's problem of linear regression, solved exactly in discrete time, where
     the paper goes through stochastic differential equations.
@@ -147,8 +147,8 @@ def convex_step_sizes(
 
     Notes
     -----
-    With D the diameter, G the gradients' bound and gamma the moves, a constant step size eta over T steps has a regret of
-    at most ``D^2 / (2 eta) + sum_t (D gamma_t + gamma_t^2 / 2) / eta + T eta G^2 / 2`` (from
+    With D the diameter, G the gradients' bound and gamma the moves, a constant step size eta over T steps has a regret
+    of at most ``D^2 / (2 eta) + sum_t (D gamma_t + gamma_t^2 / 2) / eta + T eta G^2 / 2`` (from
     ``|theta - best|^2`` before and after a step). Its minimum for a shift that stays is
     ``eta = sqrt(D^2 / T + 2 D gamma + gamma^2) / G``, which is taken at each step with that step's gamma. The paper
     schedules convex losses by bounds as well; this one is derived here, and its constants need not be the paper's.

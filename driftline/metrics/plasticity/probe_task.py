@@ -1,4 +1,4 @@
-"""Probe tasks: can a copy of the network still learn something new, and how well could it at first?"""
+"""Probe tasks: how well a copy of the network still learns something new, and how well it did at first."""
 
 from __future__ import annotations
 

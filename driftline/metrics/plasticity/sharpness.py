@@ -37,10 +37,10 @@ class Sharpness(PeriodicMetric):
 
     Notes
     -----
-    The network is in evaluation mode, without penalties. Lyle et al., "Understanding Plasticity in Neural Networks" (ICML
-    2023), relate sharpness to plasticity; gradient descent with step size eta is stable below 2 / eta (Cohen et al.,
-    "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability", ICLR 2021). Reading the result makes
-    the host wait for a CUDA device, once per iteration.
+    The network is in evaluation mode, without penalties. Lyle et al., "Understanding Plasticity in Neural Networks"
+    (ICML 2023), relate sharpness to plasticity; gradient descent with step size eta is stable below 2 / eta (Cohen et
+    al., "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability", ICLR 2021). Reading the
+    result makes the host wait for a CUDA device, once per iteration.
 
     Examples
     --------
