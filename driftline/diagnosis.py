@@ -15,6 +15,7 @@ from torch import Tensor
 
 from driftline.errors import ConfigError, InputError, unknown
 from driftline.learners import GradientLearner, Learner
+from driftline.learners.base import joined
 from driftline.metrics.plasticity import (
     effective_rank,
     hessian_product,
@@ -60,7 +61,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Trial:
-    """A remedy on the same stream with the same seed: what it did, and how far ahead it was over the last third."""
+    """A remedy on the same stream with the same seed: what it did, and how far ahead over the last half."""
 
     name: str
     course: Course
@@ -201,7 +202,7 @@ def diagnose(
                 continue
             other, _, _ = follow(changed, stream, batch_size, set())
             ahead = [b - a for a, b in zip(course.scores, other.scores)]
-            gain = interval(ahead[-max(3, len(ahead) // 3) :], 1 - 0.05 / len(tried))
+            gain = interval(ahead[len(ahead) // 2 :], 1 - 0.05 / len(tried))
             theirs = judge([other.scores[i] for i in compared], at_first, constant)
             trials.append(Trial(name, other, theirs, gain))
     text = words(verdict, course, trials, skipped, bool(stream.classes))
@@ -246,7 +247,7 @@ def _play(stream: Stream, learner: Learner, batch_size: int) -> Playback:
 def _score(task: Sequence[Outcome]) -> tuple[float, float]:
     """Return the score of a task's predictions, and that of the best constant guess."""
     y = torch.cat([truth for _, truth in task if truth is not None])
-    scores = torch.cat([prediction for prediction, _ in task if prediction is not None])
+    scores = joined([prediction for prediction, _ in task if prediction is not None], 0)
     if y.is_floating_point():
         truth = y.double().reshape(len(y), -1)
         error = (scores.double().reshape(len(y), -1) - truth).square().mean()
@@ -319,7 +320,7 @@ def _remedies(trials: Sequence[Trial], skipped: Mapping[str, str], classes: bool
     for trial in sorted(trials, key=lambda trial: -trial.gain.mean):
         answer = "helps" if trial.helped else ("harms" if trial.gain.high < 0 else "makes no sure difference")
         amount = _amount(trial.gain, classes)
-        lines.append(f"{trial.name} {answer}: {amount} over the last third; with it: {trial.verdict.state}.")
+        lines.append(f"{trial.name} {answer}: {amount} over the last half; with it: {trial.verdict.state}.")
     return lines + [f"{name} was not tried: {reason}" for name, reason in skipped.items()]
 
 
