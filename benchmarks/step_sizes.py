@@ -3,8 +3,8 @@
     python benchmarks/step_sizes.py                 # three minutes on one core
 
 Fahrbach et al., "Learning Rate Schedules in the Presence of Distribution Shift" (ICML 2023): optimal schedules rise
-with the shift. Regret is the sum over the stream of the squared error above the noise's variance, halved. Every constant
-step size and every schedule plays the same streams; constant ones run in lockstep.
+with the shift. Regret is the sum over the stream of the squared error above the noise's variance, halved. Every
+constant step size and every schedule plays the same streams; constant ones run in lockstep.
 """
 
 from __future__ import annotations
