@@ -45,8 +45,11 @@ from driftline.metrics import (
     OnlineAccuracy,
     OnlineError,
     Plasticity,
+    ProbePlasticity,
     Rollbacks,
+    Sharpness,
     SourceError,
+    Trainability,
 )
 
 T = TypeVar("T")
@@ -54,6 +57,7 @@ T = TypeVar("T")
 LEARNERS: dict[str, Callable[..., Learner]] = {
     "sgd": methods.sgd,
     "adam": methods.adam,
+    "optimizer": methods.optimizer,
     "er": methods.er,
     "adaptive-er": methods.adaptive_er,
     "cbp": methods.cbp,
@@ -111,6 +115,9 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "blind": BlindAccuracy,
     "held-out": HeldOut,
     "plasticity": Plasticity,
+    "trainability": Trainability,
+    "probe-plasticity": ProbePlasticity,
+    "sharpness": Sharpness,
     "domain-error": DomainError,
     "calibration": Calibration,
     "source-error": SourceError,

@@ -138,6 +138,60 @@ def run_command(
     _show(report)
 
 
+@app.command(
+    "diagnose",
+    help="Say whether a learner loses plasticity, and what helps: driftline diagnose permuted_inputs --data mnist",
+)
+def diagnose_command(
+    scenario: Annotated[str, typer.Argument(help="A name that `driftline list` shows, or file.py:function.")],
+    data: Annotated[str | None, typer.Option(help="As for run.  [default: digits]")] = None,
+    learner: Annotated[str, typer.Option(help="Who learns.")] = "sgd",
+    model: Annotated[str | None, typer.Option(help="The network to train.  [default: mlp]")] = None,
+    seed: Annotated[int, typer.Option(help="For scenario, model and learner.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 10,
+    remedies: Annotated[
+        str | None, typer.Option(help="Names, with commas; '' for none.  [default: all, where plasticity is lost]")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Where to draw it over tasks, such as d.png.")] = None,
+    scenario_set: Annotated[list[str] | None, typer.Option("--set", help="Scenario parameter, key=value.")] = None,
+    learner_set: Annotated[list[str] | None, typer.Option(help="Learner parameter, key=value.")] = None,
+    model_set: Annotated[list[str] | None, typer.Option(help="Model parameter, key=value.")] = None,
+    data_set: Annotated[list[str] | None, typer.Option(help="Dataset parameter, key=value.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.")] = None,
+    input_range: Annotated[str, typer.Option(help="Move inputs from [0, 1] to this range, such as -1,1.")] = "",
+    compile: Annotated[bool, typer.Option(help="Train through compiled steps, where possible.")] = False,
+    data_root: Root = None,
+) -> None:
+    """Diagnose a learner on a stream."""
+    from functools import partial
+
+    from driftline.diagnosis import diagnose
+    from driftline.plan import Plan
+
+    plan = Plan(
+        scenario,
+        data,
+        learner,
+        model=model,
+        seed=seed,
+        samples=samples,
+        scenario_parameters=_values(scenario_set),
+        data_parameters=_values(data_set),
+        learner_parameters=_values(learner_set),
+        model_parameters=_values(model_set),
+        input_range=_range(input_range),
+        compile=compile,
+    )
+    stream = plan.stream(data_root)
+    chosen = None if remedies is None else [name.strip() for name in remedies.split(",") if name.strip()]
+    # A plan without an adapter builds a learner.
+    make = partial(plan.player, stream, data_root)
+    found = diagnose(make, stream, batch_size=batch_size, remedies=chosen, seed=seed)  # type: ignore[arg-type]
+    typer.echo(found.text)
+    if figure is not None:
+        typer.echo(f"drawn to {found.figure(figure)}")
+
+
 @app.command("resume", help="Continue an interrupted run from its last checkpoint: driftline resume runs/er")
 def resume_command(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],

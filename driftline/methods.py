@@ -6,7 +6,7 @@ Those that are a penalty are in :mod:`driftline.penalised`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -27,7 +27,15 @@ from driftline.learners import (
     StreamingLDA,
     squared_error,
 )
-from driftline.learners.optimizers import UPGD, Adam, ObGD, PerturbedSGD, ShrinkAndPerturb, WeightClipping
+from driftline.learners.optimizers import (
+    UPGD,
+    Adam,
+    ObGD,
+    PerturbedSGD,
+    ShrinkAndPerturb,
+    WeightClipping,
+    named_optimizer,
+)
 from driftline.learners.renewers import ContinualBackprop, LayerReset, ReDo, ReGraMa, SelfNormalizedReset
 
 Step = Literal["sgd", "adam"]
@@ -66,6 +74,22 @@ def adam(
     """Online Adam with decoupled weight decay: one step per batch."""
     step = torch.optim.AdamW(model.parameters(), lr=lr, betas=(beta1, beta2), weight_decay=weight_decay)
     return trained(model, classes, step, normalize)
+
+
+def optimizer(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    optimizer: str = "adamw",
+    lr: float | None = None,
+    settings: Mapping[str, object] | None = None,
+    normalize: bool = False,
+) -> Learner:
+    """Any optimizer by name: torch's own, or of the pytorch_optimizer package, such as optimizer=prodigy."""
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ConfigError(f'settings={settings!r}: give a mapping, such as {{"weight_decay": 0.01}}')
+    given = {**(settings or {}), **({} if lr is None else {"lr": lr})}
+    return trained(model, classes, named_optimizer(optimizer, **given)(model.parameters()), normalize)
 
 
 def er(

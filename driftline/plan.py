@@ -22,9 +22,7 @@ from driftline.metrics import (
     NearFutureAccuracy,
     OnlineAccuracy,
     OnlineError,
-    Plasticity,
     Rollbacks,
-    SourceError,
 )
 from driftline.stream.dataset import Dataset
 from driftline.stream.play import Reset
@@ -280,10 +278,8 @@ class Plan:
             return NearFutureAccuracy("auto" if self.shift is None else self.shift, window)
         if name == "held-out":
             return HeldOut(self.evaluate_every or max(1, len(stream) // 20))
-        if name == "plasticity":
-            return Plasticity(self.evaluate_every or max(1, len(stream) // 20))
-        if name == "source-error":
-            return SourceError(every=self.evaluate_every or max(1, len(stream) // 20))
+        if name in ("plasticity", "probe-plasticity", "sharpness", "source-error"):
+            return build.metric(name, every=self.evaluate_every or max(1, len(stream) // 20))
         return build.metric(name)
 
     def run(

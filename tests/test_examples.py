@@ -15,6 +15,7 @@ PRINTS = {
     "live_stream": "3000 {'online_accuracy'",
     "many_seeds": "lr 0.1   seed 2: 0.",
     "keep_plasticity": "effective_rank",
+    "diagnose": "Losing plasticity, because",
     "parts_alone": "online accuracy 0.",
     "own_learner": "the perceptron obeys the laws",
     "plain_loop": "in the memory:",

@@ -227,6 +227,10 @@ SCENARIOS = {
     "recurring_tta": (on_digits("recurring_tta", order=["frost"], visits=2), {"each_once": 2}),
     "dataset_shift": (on_digits("dataset_shift", parts=["test", "train"]), {}),
     "by_writer": (by_two_writers, {}),
+    "drifting_regression": (
+        lambda seed: scenarios.drifting_regression(seed=seed, samples=1500, shift=[0.0, 0.1]),
+        {},
+    ),
     "slowly_changing_regression": (
         lambda seed: scenarios.slowly_changing_regression(seed=seed, samples=3000, period=700),
         {},

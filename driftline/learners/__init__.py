@@ -10,8 +10,8 @@ from driftline.learners.normalizer import InputNormalizer
 from driftline.learners.replay import ClassBalancedReplay, Replay, ReservoirReplay, SlidingReplay
 from driftline.learners.replay_ratio import FixedReplayRatio
 from driftline.learners.streaming_lda import StreamingLDA
-from driftline.learners.td_loss import TDLoss
 from driftline.learners.task_loss import TaskCrossEntropy
+from driftline.learners.td_loss import TDLoss
 
 __all__ = [
     "AdaptiveReplayRatio",

@@ -6,8 +6,8 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol, Self, cast
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,21 @@ from torch.optim import Optimizer
 
 from driftline.errors import CheckpointError, ConfigError
 from driftline.learners.base import Learner, State
+from driftline.learners.contracts import (
+    DirectPenalty,
+    EarlyRenewer,
+    LabelledPenalty,
+    Loss,
+    Penalty,
+    Renewer,
+    Schedule,
+    Stateful,
+    TaskModel,
+    TaskPart,
+)
 from driftline.learners.lockstep.losses import over_replicas
 from driftline.learners.lockstep.modules import ReplicatedBatchNorm
+from driftline.learners.optimizers.named import check_step, named_optimizer
 from driftline.learners.replay import Replay
 from driftline.learners.replay_ratio import FixedReplayRatio, ReplayRatio
 from driftline.learners.task_loss import TaskCrossEntropy
@@ -28,51 +41,7 @@ if TYPE_CHECKING:
     from driftline.learners.normalizer import InputNormalizer
     from driftline.native.lockstep import CompiledStep
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Penalty = Callable[[nn.Module], Tensor]
 BATCH_NORMS = (nn.BatchNorm1d, ReplicatedBatchNorm)
-
-
-class DirectPenalty(Protocol):
-    """A penalty that adds its gradient itself."""
-
-    def add_gradients(self, model: nn.Module) -> None:
-        """Add the penalty's gradient to each parameter's ``grad``."""
-
-
-class LabelledPenalty(Protocol):
-    """A penalty that also depends on labels."""
-
-    def see(self, y: Tensor) -> None:
-        """Take the labels of the batch that the model sees next."""
-
-
-class Renewer(Protocol):
-    """Changes a model after an optimizer step."""
-
-    def renew(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Renew parts of the model and of the optimizer's state."""
-
-
-class EarlyRenewer(Protocol):
-    """A renewer that also looks at gradients before the optimizer does."""
-
-    def before_step(self, model: nn.Module) -> None:
-        """Take notice of the gradients, or change them."""
-
-
-class TaskPart(Protocol):
-    """A part that wants to know the task."""
-
-    def begin_task(self, task: int, classes: Tensor | None = None) -> None:
-        """Take notice that samples of a task come from now on."""
-
-
-class TaskModel(Protocol):
-    """A part by which a model is another one for each task."""
-
-    def as_task(self, model: nn.Module, task: int) -> AbstractContextManager[None]:
-        """Let the model be that of a task for a while."""
 
 
 class GradientLearner(Learner):
@@ -82,8 +51,9 @@ class GradientLearner(Learner):
     ----------
     model : nn.Module
         Any module that maps (B, *input) to scores (B, classes); changed in place.
-    optimizer : Optimizer or callable
-        A ``torch.optim.Optimizer`` over the model's parameters, or a function that makes one of them.
+    optimizer : Optimizer, callable or str
+        A ``torch.optim.Optimizer`` over the model's parameters, or a function that makes one of them; or a name, see
+        :func:`driftline.learners.optimizers.named_optimizer`.
     loss : callable
         ``loss(scores, y) -> scalar``, averaged over the batch.
     penalties : sequence of callable
@@ -104,6 +74,9 @@ class GradientLearner(Learner):
     normalizer : InputNormalizer, optional
         Stands in front of the model; sees each batch's inputs after they have been learned from. The memory keeps
         samples as they came.
+    schedule : scheduler or callable, optional
+        One of ``torch.optim.lr_scheduler`` over this optimizer, or :class:`driftline.learners.schedules.StepSizes`, or
+        a function that makes one of the optimizer; stepped after each update.
     compile : bool
         Let :meth:`observe_each` train through compiled steps where model and parts allow it (small MLPs; see
         :mod:`driftline.native.lockstep`), else warn with the reason and go on without.
@@ -124,7 +97,8 @@ class GradientLearner(Learner):
     Raises
     ------
     ConfigError
-        When the optimizer does not hold the model's parameters, or a number is out of range.
+        When the optimizer does not hold the model's parameters or cannot take a step from gradients (because it needs
+        a closure), the schedule is another optimizer's, or a number is out of range.
 
     Examples
     --------
@@ -142,7 +116,7 @@ class GradientLearner(Learner):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | str,
         loss: Loss = F.cross_entropy,
         *,
         penalties: Sequence[Penalty] = (),
@@ -151,10 +125,12 @@ class GradientLearner(Learner):
         replay_ratio: float | ReplayRatio = 1,
         replay_batch: int | None = None,
         normalizer: InputNormalizer | None = None,
+        schedule: Schedule | Callable[[Optimizer], Schedule] | None = None,
         compile: bool = False,
     ) -> None:
         self.model = model
-        self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
+        make = named_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
+        self.optimizer = make if isinstance(make, Optimizer) else make(model.parameters())
         self.loss, self.penalties, self.renewers = loss, tuple(penalties), tuple(renewers)
         if isinstance(replay_ratio, float):
             replay_ratio = int(replay_ratio) if replay_ratio.is_integer() else FixedReplayRatio(replay_ratio)
@@ -169,6 +145,11 @@ class GradientLearner(Learner):
             raise ConfigError(f"replay_ratio={replay_ratio}: must be 0 or more updates per batch")
         if replay_batch is not None and replay_batch < 1:
             raise ConfigError(f"replay_batch={replay_batch}: must be at least 1")
+        self._needs_graph = check_step(self.optimizer)
+        made = schedule is None or hasattr(schedule, "step")
+        self.schedule = cast("Schedule | None", schedule if made else schedule(self.optimizer))  # type: ignore[operator]
+        if self.schedule is not None and getattr(self.schedule, "optimizer", self.optimizer) is not self.optimizer:
+            raise ConfigError("the schedule is another optimizer's; make it from the one given here")
         self._added = tuple(p for p in self.penalties if not hasattr(p, "add_gradients"))
         self._direct = tuple(cast(DirectPenalty, p) for p in self.penalties if hasattr(p, "add_gradients"))
         self._labelled = tuple(cast(LabelledPenalty, p) for p in self.penalties if hasattr(p, "see"))
@@ -346,15 +327,34 @@ class GradientLearner(Learner):
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._backward(loss)
         for direct in self._direct:
             direct.add_gradients(self.model)
         for early in self._early:
             early.before_step(self.model)
         self.optimizer.step()
+        if self._needs_graph:
+            self._forget_graph()
+        if self.schedule is not None:
+            self.schedule.step()
         for renewer in self.renewers:
             renewer.renew(self.model, self.optimizer)
         return scores.detach().narrow(axis, 0, new)
+
+    def _backward(self, loss: Tensor) -> None:
+        """Leave the gradients with the parameters."""
+        if not self._needs_graph:
+            loss.backward()  # type: ignore[no-untyped-call]
+            return
+        params = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        # What backward(create_graph=True) does, without its warning of a cycle, which forgetting the graph breaks.
+        for p, gradient in zip(params, torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)):
+            p.grad = gradient
+
+    def _forget_graph(self) -> None:
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = None if p.grad is None else p.grad.detach()
 
     def _forward(self, x: Tensor) -> Tensor:
         """Return scores in training mode."""
@@ -382,6 +382,7 @@ class GradientLearner(Learner):
             "replay_ratio": ratio if isinstance(ratio, int) else describe_part(ratio),
             "replay_batch": self.replay_batch,
             "normalizer": None if self.normalizer is None else describe_part(self.normalizer),
+            **({} if self.schedule is None else {"schedule": describe_part(self.schedule)}),
             "replicas": self.replicas,
             **({"told_tasks": True} if self.task_aware else {}),
         }
@@ -421,7 +422,8 @@ class GradientLearner(Learner):
     def _load(self, state: Mapping[str, object]) -> None:
         groups = cast("list[State]", cast(State, state["optimizer"])["param_groups"])
         for saved, group in zip(groups, self.optimizer.param_groups):
-            if missing := sorted(set(group) - set(saved)):
+            # What an optimizer counts in its groups is not there before its first step.
+            if missing := sorted((set(group) & set(self.optimizer.defaults)) - set(saved)):
                 raise CheckpointError(f"it was saved with another optimizer, without {', '.join(missing)}")
         # Compiled steps know where tensors are, and loading may replace some.
         self._compiled = None
@@ -438,17 +440,8 @@ class GradientLearner(Learner):
             ("replay_ratio", self.replay_ratio),
             ("loss", self.loss),
             ("normalizer", self.normalizer),
+            ("schedule", self.schedule),
         ]
         named += [(f"penalty {i}", p) for i, p in enumerate(self.penalties)]
         named += [(f"renewer {i}", r) for i, r in enumerate(self.renewers)]
         return [(name, cast(Stateful, part)) for name, part in named if hasattr(part, "state_dict")]
-
-
-class Stateful(Protocol):
-    """A part whose state travels with the learner's."""
-
-    def state_dict(self) -> State:
-        """Return the state."""
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from a state."""

@@ -9,7 +9,7 @@ from driftline.metrics.held_out import HeldOut
 from driftline.metrics.near_future import BlindAccuracy, NearFutureAccuracy
 from driftline.metrics.online import OnlineAccuracy
 from driftline.metrics.online_error import OnlineError
-from driftline.metrics.plasticity import Plasticity
+from driftline.metrics.plasticity import Plasticity, ProbePlasticity, Sharpness, Trainability
 from driftline.metrics.rollbacks import Rollbacks
 from driftline.metrics.source_error import SourceError
 
@@ -25,6 +25,9 @@ __all__ = [
     "OnlineAccuracy",
     "OnlineError",
     "Plasticity",
+    "ProbePlasticity",
     "Rollbacks",
+    "Sharpness",
     "SourceError",
+    "Trainability",
 ]

@@ -41,6 +41,7 @@ class Trained(Protocol):
     renewers: Sequence[object]
     replay: object | None
     replay_ratio: object
+    schedule: object | None
     replicas: int | None
 
 
@@ -108,6 +109,8 @@ class CompiledStep:
             raise UnsupportedError(f"the kernels in C cannot be used here: {native.problem()}")
         if learner.replay is not None or learner.replay_ratio != 1:
             raise UnsupportedError("replay has no compiled form")
+        if learner.schedule is not None:
+            raise UnsupportedError("a schedule has no compiled form")
         if learner.loss not in (F.cross_entropy, squared_error):
             name = getattr(learner.loss, "__name__", type(learner.loss).__name__)
             raise UnsupportedError(f"the loss {name} has no compiled form; cross_entropy and squared_error have")

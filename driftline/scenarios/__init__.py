@@ -11,6 +11,7 @@ from driftline.scenarios.continual_tta import continual_tta, gradual_tta, mixed_
 from driftline.scenarios.correlated import correlate, shift_labels
 from driftline.scenarios.corruption_walk import corruption_walk, measure_accuracy
 from driftline.scenarios.domain_incremental import domain_incremental, domain_tasks
+from driftline.scenarios.drifting_regression import drifting_regression
 from driftline.scenarios.gradual import fade, gradual
 from driftline.scenarios.i_blurry import i_blurry
 from driftline.scenarios.iid import iid
@@ -40,6 +41,7 @@ SCENARIOS: dict[str, Scenario[...]] = {
     "random_labels": random_labels,
     "slowly_changing_regression": slowly_changing_regression,
     "policy_evaluation": policy_evaluation,
+    "drifting_regression": drifting_regression,
     "continual_tta": continual_tta,
     "mixed_tta": mixed_tta,
     "gradual_tta": gradual_tta,
@@ -102,6 +104,7 @@ __all__ = [
     "dataset_shift",
     "domain_incremental",
     "domain_tasks",
+    "drifting_regression",
     "fade",
     "get",
     "gradual",

@@ -37,6 +37,7 @@ CASES = {
     "random_labels": {"tasks": 2, "samples": 30, "epochs": 3},
     "slowly_changing_regression": {"samples": 900, "period": 250},
     "policy_evaluation": {"samples": 200, "longest": 20, "gamma": 0.8},
+    "drifting_regression": {"samples": 300, "shift": [0.0, 0.5]},
     "continual_tta": {"order": ["fog", "glass_blur"]},
     "continual_tta rotta": {"order": ["fog", "shot_noise"], "correlation": "rotta"},
     "mixed_tta": {"order": ["snow", "elastic_transform"], "severity": 2.5},

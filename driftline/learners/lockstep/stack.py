@@ -101,6 +101,8 @@ class Stacker:
         """Return the learner."""
         if len({(len(one.penalties), len(one.renewers)) for one in self.learners}) > 1:
             raise CannotStackError("they have different numbers of penalties or renewers")
+        if any(one.schedule is not None for one in self.learners):
+            raise CannotStackError("a schedule changes the learning rate of one optimizer, not of replicas")
         first = self.learners[0]
         optimizer = self._optimizer([one.optimizer for one in self.learners])
         return GradientLearner(
@@ -207,6 +209,8 @@ class Stacker:
             raise CannotStackError("their optimizers are of different kinds")
         if any(float(state.get("step", 0)) > 0 for o in optimizers for state in o.state.values()):
             raise CannotStackError("some optimizers have taken steps already")
+        if {"params", "replicas"}.isdisjoint(inspect.signature(kind).parameters):
+            raise CannotStackError(f"replicas cannot be kept apart in {type(first).__name__}")
         if "params" not in inspect.signature(kind).parameters:
             return kind(**self._merged(optimizers, "optimizer"), replicas=self.replicas)
         groups = [self._group([o.param_groups[i] for o in optimizers]) for i in range(len(first.param_groups))]

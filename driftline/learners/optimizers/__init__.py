@@ -3,6 +3,7 @@
 from driftline.learners.optimizers.adam import Adam
 from driftline.learners.optimizers.clipping import WeightClipping
 from driftline.learners.optimizers.curvature import HesScale
+from driftline.learners.optimizers.named import named_optimizer
 from driftline.learners.optimizers.obgd import ObGD
 from driftline.learners.optimizers.perturbed import Perturbed, PerturbedSGD, ShrinkAndPerturb
 from driftline.learners.optimizers.tag import TAG
@@ -18,4 +19,5 @@ __all__ = [
     "PerturbedSGD",
     "ShrinkAndPerturb",
     "WeightClipping",
+    "named_optimizer",
 ]

@@ -1,6 +1,9 @@
-"""Plasticity: a metric that measures it while a stream is played, and the definitions it goes by."""
+"""Plasticity: metrics that measure it while a stream is played, and the definitions that they go by."""
 
 from driftline.metrics.plasticity.metric import QUANTITIES, Plasticity
+from driftline.metrics.plasticity.probe_task import ProbePlasticity
+from driftline.metrics.plasticity.sharpness import Sharpness, hessian_product, top_eigenvalue
+from driftline.metrics.plasticity.trainability import Slope, Trainability, slope
 from driftline.plasticity.ranks import (
     approximate_rank,
     effective_rank,
@@ -29,20 +32,27 @@ from driftline.plasticity.weights import (
 __all__ = [
     "QUANTITIES",
     "Plasticity",
+    "ProbePlasticity",
+    "Sharpness",
+    "Slope",
+    "Trainability",
     "active_units",
     "approximate_rank",
     "dead_units",
     "dormant_units",
     "effective_rank",
     "gradient_norm",
+    "hessian_product",
     "matrices",
     "nonzero_share",
     "rarely_active_units",
     "redo_score",
     "sample_plasticity",
     "singular_values",
+    "slope",
     "srank",
     "stable_rank",
+    "top_eigenvalue",
     "total_norm",
     "update_norm",
     "weight_magnitude",
