@@ -69,7 +69,8 @@ def test_every_scenario_is_under_these_laws():
 def test_same_seed_gives_the_same_stream_and_another_seed_another(case):
     first, again, other = build(case, 3), build(case, 3), build(case, 4)
     assert all(torch.equal(a, b) for a, b in zip(content(first), content(again)))
-    assert rows(first) != rows(other)
+    # Those that play an environment differ in their data, not in its order.
+    assert rows(first) != rows(other) or not torch.equal(content(first)[0], content(other)[0])
 
 
 @pytest.mark.parametrize("case", CASES)
