@@ -34,8 +34,11 @@ from driftline.metrics import (
     OnlineAccuracy,
     OnlineError,
     Plasticity,
+    ProbePlasticity,
     Rollbacks,
+    Sharpness,
     SourceError,
+    Trainability,
 )
 from driftline.metrics.blind import BlindClassifier
 from driftline.stream import Segment, Stream
@@ -398,6 +401,10 @@ METRICS = {
     "Plasticity": (lambda: Plasticity(50, 32), {"resident": False}),
     "Plasticity: every step": (lambda: Plasticity(1, 1, ["sample_plasticity", "update_norm"]), {}),
     "Plasticity: digits": (lambda: Plasticity(40, 40), {"resident": False, **DIGITS}),
+    "Sharpness": (lambda: Sharpness(50, 20, 8), {"resident": False}),
+    "ProbePlasticity": (lambda: ProbePlasticity(50, 20, 3, targets=1), {"resident": False}),
+    "Trainability": (lambda: Trainability(40), {}),
+    "Trainability: digits": (Trainability, DIGITS),
     "OnlineError": (
         lambda: OnlineError(50),
         {"stream": regression, "make_learner": regressor, "offline": error, "any_batch_size": True},
