@@ -53,7 +53,8 @@ def layer_norm(learner: GradientLearner, seed: int) -> GradientLearner:
                 layers.append(norm)
                 added += 1
             layers.append(layer)
-        sequence._modules = {str(i): layer for i, layer in enumerate(layers)}
+        named: dict[str, nn.Module | None] = {str(i): layer for i, layer in enumerate(layers)}
+        sequence._modules = named
     if not added:
         raise ConfigError("layer norm: no activation follows a linear layer inside an nn.Sequential")
     return _with(learner)
@@ -73,4 +74,4 @@ def _with(learner: GradientLearner, **changed: object) -> GradientLearner:
     """Return a learner of the same parts, some of them changed."""
     parts = ("penalties", "renewers", "replay", "replay_ratio", "replay_batch", "normalizer", "schedule", "compile")
     given = {name: getattr(learner, name) for name in ("optimizer", "loss", *parts)} | changed
-    return GradientLearner(learner.model, **given)  # type: ignore[arg-type]
+    return GradientLearner(learner.model, **given)
