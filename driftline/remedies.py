@@ -53,8 +53,7 @@ def layer_norm(learner: GradientLearner, seed: int) -> GradientLearner:
                 layers.append(norm)
                 added += 1
             layers.append(layer)
-        named: dict[str, nn.Module | None] = {str(i): layer for i, layer in enumerate(layers)}
-        sequence._modules = named
+        sequence._modules = {str(i): layer for i, layer in enumerate(layers)}
     if not added:
         raise ConfigError("layer norm: no activation follows a linear layer inside an nn.Sequential")
     return _with(learner)
