@@ -335,9 +335,9 @@ def _harmful(name: str, values: Sequence[float]) -> bool:
 def _moved(name: str, values: Sequence[float]) -> str:
     third = max(1, len(values) // 3)
     before, after = statistics.fmean(values[:third]), statistics.fmean(values[-third:])
-    form = (lambda v: f"{100 * v:.3g} %") if name == "dead units" else (lambda v: f"{v:.3g}")
+    first, last = (f"{100 * v:.3g} %" if name == "dead units" else f"{v:.3g}" for v in (before, after))
     verb = SIGNS[name].removesuffix("s") if name == "dead units" else SIGNS[name]
-    return f"{'' if name == 'dead units' else 'the '}{name} {verb} from {form(before)} to {form(after)}"
+    return f"{'' if name == 'dead units' else 'the '}{name} {verb} from {first} to {last}"
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -73,4 +73,4 @@ def _with(learner: GradientLearner, **changed: object) -> GradientLearner:
     """Return a learner of the same parts, some of them changed."""
     parts = ("penalties", "renewers", "replay", "replay_ratio", "replay_batch", "normalizer", "schedule", "compile")
     given = {name: getattr(learner, name) for name in ("optimizer", "loss", *parts)} | changed
-    return GradientLearner(learner.model, **given)  # type: ignore[arg-type]
+    return GradientLearner(learner.model, **given)

@@ -130,7 +130,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Interval(mean, math.nan, math.nan)
-    from scipy.stats import t
+    from scipy.stats import t  # type: ignore[import-untyped]
 
     quantile = float(t.ppf((1 + confidence) / 2, len(values) - 1))
     half = quantile * statistics.stdev(values) / math.sqrt(len(values))

@@ -146,8 +146,8 @@ class GradientLearner(Learner):
         if replay_batch is not None and replay_batch < 1:
             raise ConfigError(f"replay_batch={replay_batch}: must be at least 1")
         self._needs_graph = check_step(self.optimizer)
-        made = schedule is None or hasattr(schedule, "step")
-        self.schedule = cast("Schedule | None", schedule if made else schedule(self.optimizer))  # type: ignore[operator]
+        made = schedule if schedule is None or hasattr(schedule, "step") else schedule(self.optimizer)
+        self.schedule = cast("Schedule | None", made)
         if self.schedule is not None and getattr(self.schedule, "optimizer", self.optimizer) is not self.optimizer:
             raise ConfigError("the schedule is another optimizer's; make it from the one given here")
         self._added = tuple(p for p in self.penalties if not hasattr(p, "add_gradients"))

@@ -68,12 +68,12 @@ def drifting_regression(
     shifts = list(shift) if isinstance(shift, Sequence) and not isinstance(shift, str) else [shift]
     if not shifts:
         raise ScenarioError("shift=[]: give one for each segment")
-    for value in shifts:
-        between("shift", value, 0)
+    for moved in shifts:
+        between("shift", moved, 0)
     whole("samples", samples, len(shifts), None, f"there are {len(shifts)} segments")
 
     parts = torch.tensor_split(torch.arange(samples), len(shifts))
-    norms = torch.cat([torch.full((len(part),), float(value)) for part, value in zip(parts, shifts)])
+    norms = torch.cat([torch.full((len(part),), float(moved)) for part, moved in zip(parts, shifts)])
     # Each sample's coefficients: the first ones, and all moves before it.
     lengths = torch.cat([torch.tensor([float(distance)]), norms[:-1]])
     directions = torch.nn.functional.normalize(torch.randn(samples, dimension, generator=rng), dim=1)
@@ -81,5 +81,5 @@ def drifting_regression(
     x = torch.randn(samples, dimension, generator=rng)
     y = (x.double() * truth).sum(1).float() + noise * torch.randn(samples, generator=rng)
     recipe = Recipe(Dataset(x, y, name=f"{dimension} normal inputs"))
-    for part, value in zip(parts, shifts):
-        yield Segment(part.to(torch.int32).clone(), (recipe,), name=f"shift {value:g}")
+    for part, moved in zip(parts, shifts):
+        yield Segment(part.to(torch.int32).clone(), (recipe,), name=f"shift {moved:g}")

@@ -119,7 +119,7 @@ def _try(optimizer: Optimizer, graph: bool) -> None:
 
 def _copied(optimizer: Optimizer, memo: dict[int, object]) -> Optimizer:
     """Return a copy with its parameters, whole: torch's own way leaves out what a class keeps beside its groups."""
-    twin = memo[id(optimizer)] = cast(Optimizer, object.__new__(type(optimizer)))
+    twin = memo[id(optimizer)] = object.__new__(type(optimizer))
     # A user's hooks, and the step that a schedule has wrapped, are the original's.
     kept = {k: v for k, v in vars(optimizer).items() if k != "step" and not k.startswith("_optimizer_")}
     for value in kept.values():

@@ -62,7 +62,7 @@ class PeriodicMetric(Metric):
         if batch.position == 0:
             self.introduce(step)
         if batch.y is not None and batch.labelled:
-            known = batch.y >= 0 if batch.labelled < len(batch) else slice(None)
+            known: Tensor | slice = batch.y >= 0 if batch.labelled < len(batch) else slice(None)
             self._inputs.add(batch.x[known])
             self._truth.add(batch.y[known])
         if batch.position // self.every == batch.stop // self.every:

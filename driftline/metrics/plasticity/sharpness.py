@@ -164,4 +164,5 @@ def top_eigenvalue(product: Product, like: Tensor, iterations: int = 30, seed: i
         matrix = matrix + torch.diag(off, 1) + torch.diag(off, -1)
     if not bool(matrix.isfinite().all()):
         return torch.full((), torch.nan, dtype=torch.float64, device=like.device)
-    return torch.linalg.eigvalsh(matrix)[-1]
+    largest: Tensor = torch.linalg.eigvalsh(matrix)[-1]
+    return largest

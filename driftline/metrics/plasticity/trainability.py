@@ -169,7 +169,7 @@ def slope(values: Sequence[float]) -> Slope:
     """
     if len(values) < 3:
         return Slope(math.nan, math.nan, math.nan)
-    from scipy.stats import linregress, t
+    from scipy.stats import linregress, t  # type: ignore[import-untyped]
 
     fit = linregress(range(len(values)), values)
     half = float(t.ppf(0.975, len(values) - 2)) * float(fit.stderr)
