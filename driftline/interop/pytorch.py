@@ -1,4 +1,4 @@
-"""PyTorch's datasets and loaders as streams: map-style ones are finite and seekable, the others are read as they come."""
+"""PyTorch's datasets and loaders as streams: map-style ones are finite and seekable, others are read as they come."""
 
 from __future__ import annotations
 
