@@ -33,7 +33,7 @@ def seeds(seed: int) -> State:
 
 def now() -> State:
     """Return the global states as tensors and plain values."""
-    version, words, gauss = random.getstate()
+    _, words, gauss = random.getstate()
     numpy = cast("dict[str, object]", np.random.get_state(legacy=False))
     mersenne = cast("dict[str, object]", numpy["state"])
     return {

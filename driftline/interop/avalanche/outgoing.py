@@ -156,7 +156,7 @@ class Samples(Dataset[tuple[Tensor, int]]):
 
 
 class Pieces:
-    """The experiences of a stream in small pieces, made anew each time: a class, since Avalanche keeps what generators give.
+    """The experiences of a stream in small pieces, made anew each time (Avalanche keeps what generators give).
 
     Parameters
     ----------

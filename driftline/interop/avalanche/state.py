@@ -25,26 +25,11 @@ from driftline.interop.rows import draws, read
 
 Plain = Any
 TRANSIENT = frozenset(
-    [
-        "model",
-        "optimizer",
-        "plugins",
-        "evaluator",
-        "experience",
-        "adapted_dataset",
-        "dataloader",
-        "mbatch",
-        "mb_output",
-        "loss",
-        "device",
-        "_criterion",
-        "clock",
-        "current_eval_stream",
-        "_eval_streams",
-        "optimized_param_id",
-        "is_training",
-        "learner",
-    ]
+    {
+        *("model", "optimizer", "plugins", "evaluator", "clock", "_criterion", "device", "optimized_param_id"),
+        *("experience", "adapted_dataset", "dataloader", "mbatch", "mb_output", "loss", "is_training"),
+        *("current_eval_stream", "_eval_streams"),
+    }
 )
 """Attributes of a strategy that are made anew, or saved in another way."""
 KINDS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "deque": deque}
@@ -197,18 +182,18 @@ class Unpacking:
 
     def _object(self, kind: str, value: Plain, here: Any, number: int) -> Any:
         if kind in MAPPINGS:
-            known = dict(here) if isinstance(here, dict) else {}
+            old = dict(here) if isinstance(here, dict) else {}
             made = MAPPINGS[kind]() if not isinstance(here, dict) else here  # which keeps a defaultdict's default
             self.seen[number] = made
             items = [(self(k, None), v) for k, v in value["items"]]
             made.clear()
             for key, saved in items:
-                made[key] = self(saved, known.get(key))
+                made[key] = self(saved, old.get(key))
             return made
         if kind in KINDS:
-            items = list(here) if isinstance(here, (list, tuple)) else []
-            items += [None] * (len(value["items"]) - len(items))
-            return KINDS[kind](self(saved, old) for saved, old in zip(value["items"], items))
+            known = list(here) if isinstance(here, (list, tuple)) else []
+            known += [None] * (len(value["items"]) - len(known))
+            return KINDS[kind](self(saved, one) for saved, one in zip(value["items"], known))
         if kind == "samples":
             return _dataset(value)
         if kind == "param":

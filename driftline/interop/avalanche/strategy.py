@@ -139,7 +139,7 @@ class DriftlineStrategy(SupervisedTemplate):  # type: ignore[misc]
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Let the learner observe each batch."""
-        for self.mbatch in self.dataloader:
+        for self.mbatch in self.dataloader:  # noqa: B020
             if self._stop_training:
                 break
             self._unpack_minibatch()
