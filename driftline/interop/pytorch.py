@@ -174,6 +174,8 @@ class LoaderSamples:
         where = f"{self.name}, batch {number} of the loader"
         if getattr(self.loader, "batch_size", 1) is None and getattr(self.loader, "batch_sampler", None) is None:
             yield tuple(batch) if isinstance(batch, list) else batch
+        elif isinstance(batch, (tuple, list)) and len(batch) == 1:
+            yield from self._cut(batch[0], number)
         elif isinstance(batch, Tensor):
             yield from batch
         elif isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
@@ -182,9 +184,8 @@ class LoaderSamples:
                 raise DataError(f"{where}: {len(x)} samples and {len(y)} labels")
             yield from zip(x, y)
         else:
-            kinds = (
-                [type(part).__name__ for part in batch] if isinstance(batch, (tuple, list)) else type(batch).__name__
-            )
+            parts = batch if isinstance(batch, (tuple, list)) else [batch]
+            kinds = ", ".join(type(part).__name__ for part in parts)
             raise DataError(f"{where}: found {kinds}; expected a tensor x or a pair of tensors (x, y)")
 
     @property

@@ -55,6 +55,8 @@ def item(rows: Rows, index: int, where: str) -> Item:
     where = f"{where}, item {index}"
     if not isinstance(found, (tuple, list)):
         return Item(_sample(found, where), None, None)
+    if len(found) == 1:
+        return Item(_sample(found[0], where), None, None)
     if not 2 <= len(found) <= 3:
         kinds = ", ".join(type(part).__name__ for part in found)
         raise DataError(f"{where}: a tuple of {len(found)} ({kinds}); expected (x, y) or (x, y, task label)")

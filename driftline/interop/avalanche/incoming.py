@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset
 from driftline.errors import ConfigError, DataError, unknown
 from driftline.interop.rows import MEMORY, ReadRows, Rows, draws, fits, item, read
 from driftline.stream.dataset import Dataset
+from driftline.stream.seeds import derive_seed, generator
 from driftline.stream.segment import Segment
 from driftline.stream.stream import Stream
 
@@ -52,6 +53,7 @@ def from_avalanche(
     *,
     train: str | None = None,
     test: str | None = None,
+    shuffle: bool = False,
     resident: bool | None = None,
     memory: int = MEMORY,
     seed: int = 0,
@@ -59,8 +61,7 @@ def from_avalanche(
 ) -> Stream:
     """Make a stream of an Avalanche benchmark of classification.
 
-    Each experience becomes a segment, "experience 0" and so on, with samples in the dataset's order (Avalanche's own
-    strategies shuffle them at each epoch). Pieces of one experience, as ``split_online_stream`` makes them, are put
+    Each experience becomes a segment, "experience 0" and so on. Pieces of one experience, as ``split_online_stream`` makes them, are put
     together again: the batch size says how large a step is.
 
     Parameters
@@ -73,6 +74,9 @@ def from_avalanche(
     test : str, optional
         The stream to hold out. Default: "test", or the only one whose name ends so; none where there is none. With as
         many experiences as are played, each belongs to the one of its number; else all are held out for each segment.
+    shuffle : bool
+        Whether to shuffle the samples within each experience, as Avalanche's strategies do at each epoch, or play
+        them in the order of the dataset: which ``nc_benchmark`` and the classic benchmarks sort by class.
     resident : bool, optional
         Whether to read everything into memory, or each item when it is played. Default: into memory when it fits and
         reading draws no random numbers. Read when played, random augmentations are keyed by seed and position; in
@@ -132,7 +136,7 @@ def from_avalanche(
         {t for one in found[: len(trains)] if one.tasks is not None for t in torch.unique(one.tasks).tolist()}
     )
     splits = _splits(found[len(trains) :], len(trains), classes, name)
-    segments = []
+    segments, rng = [], generator(derive_seed(seed, "shuffle"))
     for number, one in enumerate(found[: len(trains)]):
         data = Dataset(one.x, one.y, classes, f"{name}, experience {number}", splits[number])
         segment = Segment.of(data).named(f"experience {number}")
@@ -140,8 +144,10 @@ def from_avalanche(
             segment = segment.judged_on(*torch.unique(cast(Tensor, splits[number]["test"].y)).tolist())
         if shown is not None:
             segment = segment.transform(shown, random=random)
-        segments.append(segment if one.tasks is None or len(tasks) < 2 else _of_tasks(segment, one.tasks))
-    about = {"experiences": len(trains), "resident": resident, "tasks": len(tasks)}
+        if one.tasks is not None and len(tasks) > 1:
+            segment = _of_tasks(segment, one.tasks)
+        segments.append(segment.shuffle(rng) if shuffle else segment)
+    about = {"experiences": len(trains), "shuffle": shuffle, "resident": resident, "tasks": len(tasks)}
     return Stream(segments, seed, name, about)
 
 
