@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, Self, cast
@@ -101,7 +102,7 @@ class GradientLearner(Learner):
     Raises
     ------
     ConfigError
-        When the optimizer does not hold the model's parameters, or a number is out of range.
+        When the optimizer does not hold the model's parameters, or needs a closure, or a number is out of range.
 
     Examples
     --------
@@ -140,6 +141,12 @@ class GradientLearner(Learner):
         held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         if not held & {id(p) for p in model.parameters()}:
             raise ConfigError("the optimizer holds none of the model's parameters; make it from model.parameters()")
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise ConfigError(
+                f"{type(self.optimizer).__name__} evaluates the loss several times in a step, which a batch met once "
+                "does not allow; use an optimizer whose step() needs no closure"
+            )
         if isinstance(replay_ratio, int) and replay_ratio < 0:
             raise ConfigError(f"replay_ratio={replay_ratio}: must be 0 or more updates per batch")
         if replay_batch is not None and replay_batch < 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Mapping
 from typing import Any, cast
@@ -133,7 +134,7 @@ class Packing:
             return {"kind": "copy", "value": {k: v.clone() for k, v in value.state_dict().items()}}
         if isinstance(value, torch.Generator):
             return {"kind": "generator", "value": value.get_state()}
-        if callable(value) or not hasattr(value, "__dict__"):
+        if inspect.isroutine(value) or isinstance(value, type) or not hasattr(value, "__dict__"):
             raise CheckpointError(f"{where}: a {type(value).__name__}; {CANNOT}")
         attributes = {name: self(v, f"{where}.{name}") for name, v in vars(value).items()}
         return {"kind": "object", "class": _class(value), "state": attributes}

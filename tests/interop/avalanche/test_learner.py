@@ -28,7 +28,6 @@ STRATEGIES = {
     "replay": lambda **made: Replay(mem_size=40, **made),
     "ewc": lambda **made: EWC(ewc_lambda=1.0, **made),
     "online ewc": lambda **made: EWC(ewc_lambda=1.0, mode="online", decay_factor=0.9, **made),
-    "agem": lambda **made: AGEM(patterns_per_exp=10, sample_size=10, **made),
     "lwf": lambda **made: Naive(plugins=[LwFPlugin()], **made),
     "si": lambda **made: Naive(plugins=[SynapticIntelligencePlugin(si_lambda=0.1)], **made),
 }
@@ -44,7 +43,7 @@ def alone(make, made):
         strategy.train(experience)
         with torch.random.fork_rng():  # an evaluation draws a seed for its loader
             found = strategy.eval(benchmark.test_stream)
-        rows.append([found[f"Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp{i:03d}"] for i in range(5)])
+        rows.append([found[f"Top1_Acc_Exp/eval_phase/test_stream/Exp{i:03d}"] for i in range(5)])
     return np.array(rows), strategy.model
 
 
@@ -106,7 +105,7 @@ def test_the_laws_of_learners_hold(name):
         return AvalancheLearner(STRATEGIES[name](**settings(model)))
 
     growing = {"memory is flat over a long stream"} if name == "replay" else set()  # a buffer for each experience
-    check_learner(make, steps=300, laws=set(LEARNER_LAWS) - growing)
+    check_learner(make, steps=150, laws=set(LEARNER_LAWS) - growing)
 
 
 def test_global_randomness_is_lent_and_put_back():
@@ -145,6 +144,11 @@ def test_what_cannot_be_played_or_saved_is_refused_by_name():
             super().__init__()
             self.trick = lambda: None
 
+    batch = next(stream(100).batches(20))
+    agem = AvalancheLearner(AGEM(patterns_per_exp=10, sample_size=10, **settings(network())))
+    agem.learn(batch.x, batch.y)
+    with pytest.raises(CheckpointError, match=r"AGEMPlugin\.buffer_dliter: a .*; a checkpoint cannot hold that"):
+        agem.state_dict()
     odd = AvalancheLearner(Naive(plugins=[Odd()], **settings(network())))
     with pytest.raises(CheckpointError, match=r"Odd\.trick: a function; a checkpoint cannot hold that"):
         odd.state_dict()
