@@ -5,7 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("river", "sklearn", "scipy", "rich", "typer", "plotly", "torchvision", "avalanche", "pandas", "PIL")
+HEAVY = (
+    "river",
+    "sklearn",
+    "scipy",
+    "rich",
+    "typer",
+    "plotly",
+    "torchvision",
+    "avalanche",
+    "torchmetrics",
+    "pandas",
+    "PIL",
+)
 
 
 def test_importing_driftline_imports_no_heavy_library():

@@ -115,7 +115,9 @@ def test_the_same_experience_again_is_a_segment_of_its_own():
 
 def test_experiences_that_fade_into_each_other_are_one_segment_with_all_held_out_samples():
     whole = benchmark()
-    fading = split_continuous_linear_decay_stream(whole.train_stream, experience_size=10, iters_per_virtual_epoch=3, beta=4, shuffle=False)
+    fading = split_continuous_linear_decay_stream(
+        whole.train_stream, experience_size=10, iters_per_virtual_epoch=3, beta=4, shuffle=False
+    )
     made = from_avalanche(CLScenario([fading, whole.test_stream]))
     assert [len(s) for s in made.segments] == [150]
     assert len(made.segments[0].held_out()) == 100

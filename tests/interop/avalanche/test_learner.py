@@ -125,7 +125,9 @@ def test_our_metrics_look_at_its_model():
 
 
 def test_a_head_that_grows_with_the_classes_is_played():
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), IncrementalClassifier(16, 2))
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), IncrementalClassifier(16, 2)
+    )
     metric = HeldOut(every=None)
     learner = AvalancheLearner(Replay(mem_size=50, **settings(model, train_epochs=3)))
     for step in driftline.play(stream(), learner, batch_size=1000, metrics=[metric]):

@@ -8,6 +8,7 @@ from avalanche.training.supervised import EWC, Naive
 from driftline.errors import ConfigError
 from driftline.interop.avalanche import as_plugin, to_avalanche
 from driftline.learners import GradientLearner, StreamingLDA
+from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.optimizers import UPGD, Adam, PerturbedSGD, ShrinkAndPerturb, WeightClipping
 from driftline.learners.penalties import CenterLoss, L2Init, OnlineEWC, SpectralRegularization
 from driftline.learners.renewers import ContinualBackprop, ReDo
@@ -109,7 +110,7 @@ def test_what_is_no_part_is_refused():
     with pytest.raises(ConfigError, match="Linear is no penalty"):
         as_plugin(torch.nn.Linear(1, 1))
     with pytest.raises(ConfigError, match="L2Init has replicas"):
-        as_plugin(L2Init(replicated([torch.nn.Linear(2, 3)] * 2), 1.0, replicas=2))
+        as_plugin(L2Init(stack_models([network(), network()]), 1.0, replicas=2))
     model, other = network(), network()
     trained = Naive(**settings(model, plugins=[as_plugin(SGD(other))]))
     with pytest.raises(ConfigError, match="SGD holds none of the strategy's model's parameters"):
