@@ -83,8 +83,7 @@ def incoming() -> None:
     for name, make in (("experience replay, 500", experience_replay), ("streaming LDA", StreamingLDA)):
         for title, stream in (("from_avalanche", theirs), ("class_incremental", ours(data))):
             metrics = [OnlineAccuracy(window=None), HeldOut(every=None)]
-            for step in driftline.play(stream, make(), batch_size=10, metrics=metrics):
-                pass
+            [*_, step] = driftline.play(stream, make(), batch_size=10, metrics=metrics)
             values = step.metrics()
             wanted = ("online_accuracy", "a_last", "average_accuracy", "forgetting")
             print(f"| {name} | `{title}` | {' | '.join(f'{values[w]:.6f}' for w in wanted)} |", flush=True)
@@ -111,7 +110,7 @@ def strategies(count: int = 20_000) -> None:
     benchmark = split(data)
     stream = from_avalanche(benchmark)
     print(
-        "| strategy | played by | accuracy on the test part of experiences 0 to 4, after the last | largest difference |"
+        "| strategy | played by | accuracy on the test parts of experiences 0 to 4, at the end | largest difference |"
     )
     print("|---|---|---|---|")
     for kind in ("Naive", "Replay", "EWC"):
@@ -125,8 +124,7 @@ def strategies(count: int = 20_000) -> None:
                     found = there.eval(benchmark.test_stream)
                 rows.append([found[f"Top1_Acc_Exp/eval_phase/test_stream/Exp{i:03d}"] for i in range(5)])
         metric = HeldOut(every=None, compete="all")
-        for _ in driftline.play(stream, AvalancheLearner(strategy(kind)), batch_size=count, metrics=[metric]):
-            pass
+        list(driftline.play(stream, AvalancheLearner(strategy(kind)), batch_size=count, metrics=[metric]))
         difference = np.nanmax(np.abs(np.tril(metric.matrix - np.array(rows))))
         for who, row in (("Avalanche", rows[-1]), ("driftline", metric.matrix[-1])):
             print(f"| {kind} | {who} | {', '.join(f'{a:.4f}' for a in row)} | {difference:.1e} |", flush=True)

@@ -66,8 +66,7 @@ def test_a_map_style_dataset_is_a_seekable_stream_with_classes_and_held_out_data
     stream = from_torch(PAIRS, test=TensorDataset(DATA.test.x[:50], DATA.test.y[:50]))
     assert isinstance(stream, Stream) and len(stream.classes) == 10
     metrics = [OnlineAccuracy(), HeldOut(every=100)]
-    for step in driftline.play(stream, NearestClassMean(), batch_size=10, metrics=metrics):
-        pass
+    [*_, step] = driftline.play(stream, NearestClassMean(), batch_size=10, metrics=metrics)
     assert step.metrics()["a_last"] > 0.7
 
 
@@ -139,8 +138,7 @@ def test_models_and_optimizers_placed_by_fabric_work_as_they_are():
         if placed:
             model, optimizer = fabric.setup(model, optimizer)
         learner = GradientLearner(model, optimizer)
-        for step in driftline.play(from_torch(PAIRS), learner, batch_size=10, metrics=[OnlineAccuracy()]):
-            pass
+        [*_, step] = driftline.play(from_torch(PAIRS), learner, batch_size=10, metrics=[OnlineAccuracy()])
         state = learner.state_dict()
         learner.load_state_dict(state)
         return step.metrics(), torch.cat([p.detach().flatten() for p in model.parameters()])

@@ -66,8 +66,7 @@ def test_it_goes_on_exactly_from_a_checkpoint(name, tmp_path):
 def test_names_say_which_number_is_which():
     values = TorchMetric(METRICS["two of them"](), name="torch")
     per_class = TorchMetric(METRICS["per class"]())
-    for step in driftline.play(STREAM, softmax_learner(), batch_size=50, metrics=[values, per_class]):
-        pass
+    list(driftline.play(STREAM, softmax_learner(), batch_size=50, metrics=[values, per_class]))
     assert set(values.value()) == {"torch/acc", "torch/f1"}
     assert list(per_class.value()) == [f"MulticlassRecall/{i}" for i in range(10)]
     assert TorchMetric(METRICS["f1"]()).value().keys() == {"MulticlassF1Score"}
@@ -77,8 +76,7 @@ def test_learners_that_grow_and_samples_without_truth_are_measured():
     source = [(x, int(y) if i % 3 else None) for i, (x, y) in enumerate(zip(DATA.x[:90], DATA.y[:90]))]
     stream = driftline.from_iterable(source, classes=10)
     metrics = [TorchMetric(METRICS["accuracy"](), name="theirs"), OnlineAccuracy(window=None)]
-    for step in driftline.play(stream, NearestClassMean(), batch_size=5, metrics=metrics):
-        pass
+    [*_, step] = driftline.play(stream, NearestClassMean(), batch_size=5, metrics=metrics)
     assert step.metrics()["theirs"] == pytest.approx(step.metrics()["online_accuracy"])
 
 
@@ -87,8 +85,7 @@ def test_numbers_are_measured():
     model = driftline.models.mlp(bits.input_shape, 1, hidden=(5,), seed=0)
     learner = GradientLearner(model, torch.optim.SGD(model.parameters(), lr=0.01), squared_error)
     metrics = [TorchMetric(r.MeanSquaredError()), driftline.metrics.OnlineError(window=None)]
-    for step in driftline.play(bits, learner, batch_size=3, metrics=metrics):
-        pass
+    [*_, step] = driftline.play(bits, learner, batch_size=3, metrics=metrics)
     values = step.metrics()
     assert values["MeanSquaredError"] == pytest.approx(values["online_squared_error"], rel=1e-5)
 

@@ -61,8 +61,8 @@ def from_avalanche(
 ) -> Stream:
     """Make a stream of an Avalanche benchmark of classification.
 
-    Each experience becomes a segment, "experience 0" and so on. Pieces of one experience, as ``split_online_stream`` makes them, are put
-    together again: the batch size says how large a step is.
+    Each experience becomes a segment, "experience 0" and so on. Pieces of one experience, as ``split_online_stream``
+    makes them, are put together again: the batch size says how large a step is.
 
     Parameters
     ----------

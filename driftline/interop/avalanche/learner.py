@@ -102,7 +102,7 @@ class AvalancheLearner(Learner):
     def learn(self, x: Tensor, y: Tensor) -> None:
         """Train the strategy on an experience that holds this batch."""
         self.check(x, y)
-        experience = experience_of(x.cpu(), y.long().cpu(), self.experiences)
+        experience = experience_of(x.to("cpu", copy=True), y.to("cpu", torch.long, copy=True), self.experiences)
         experience.origin_stream = self._origin
         classes = set(torch.unique(y).tolist())
         experience.classes_in_this_experience = classes

@@ -27,8 +27,7 @@ from tests.interop.avalanche.digits import DATA, ORDER, benchmark, datasets, net
 
 def played(source, learner):
     metrics = [OnlineAccuracy(), HeldOut(every=100)]
-    for step in driftline.play(source, learner, batch_size=10, metrics=metrics):
-        pass
+    [*_, step] = driftline.play(source, learner, batch_size=10, metrics=metrics)
     return step.metrics(), metrics[1].matrix
 
 

@@ -53,8 +53,7 @@ def test_a_strategy_gives_here_what_it_gives_there(name):
     expected, model = alone(make, made)
     learner = AvalancheLearner(make(**settings(network(), train_epochs=2)), seed=3)
     metric = HeldOut(every=None, compete="all")
-    for _ in driftline.play(made, learner, batch_size=1000, metrics=[metric]):
-        pass
+    list(driftline.play(made, learner, batch_size=1000, metrics=[metric]))
     for i in range(5):
         np.testing.assert_allclose(metric.matrix[i, : i + 1], expected[i, : i + 1], atol=1e-6)
     for a, b in zip(model.parameters(), learner.network().parameters()):
@@ -130,8 +129,7 @@ def test_a_head_that_grows_with_the_classes_is_played():
     )
     metric = HeldOut(every=None)
     learner = AvalancheLearner(Replay(mem_size=50, **settings(model, train_epochs=3)))
-    for step in driftline.play(stream(), learner, batch_size=1000, metrics=[metric]):
-        pass
+    [*_, step] = driftline.play(stream(), learner, batch_size=1000, metrics=[metric])
     assert step.metrics()["average_accuracy"] > 0.4
 
 
@@ -149,7 +147,7 @@ def test_what_cannot_be_played_or_saved_is_refused_by_name():
     batch = next(stream(100).batches(20))
     agem = AvalancheLearner(AGEM(patterns_per_exp=10, sample_size=10, **settings(network())))
     agem.learn(batch.x, batch.y)
-    with pytest.raises(CheckpointError, match=r"AGEMPlugin\.buffer_dliter: a .*; a checkpoint cannot hold that"):
+    with pytest.raises(CheckpointError, match=r"AGEMPlugin\..*: a function; a checkpoint cannot hold that"):
         agem.state_dict()
     odd = AvalancheLearner(Naive(plugins=[Odd()], **settings(network())))
     with pytest.raises(CheckpointError, match=r"Odd\.trick: a function; a checkpoint cannot hold that"):
