@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ def as_plugin(part: object) -> SupervisedPlugin:
     ----------
     part : penalty, renewer or Optimizer
         Made for the strategy's model. A penalty joins the loss before the backward pass (or the gradients after it,
-        where it knows them), and is told each batch's labels if it wants them; one made with ``form="boundary"``
-        consolidates at the end of each experience. A renewer follows each step. An optimizer takes the strategy's
-        optimizer's place.
+        where it knows them), and is told each batch's labels if it wants them. A renewer follows each step. An
+        optimizer takes the place of the strategy's own. Those made with ``form="boundary"`` consolidate, or shrink and
+        perturb, at the end of each experience.
 
     Returns
     -------
@@ -136,3 +136,8 @@ class OptimizerPlugin(SupervisedPlugin):  # type: ignore[misc]
                 "model.parameters()"
             )
         strategy.optimizer = self.optimizer
+
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
+        """Shrink and perturb where that is left to boundaries."""
+        if getattr(self.optimizer, "form", None) == "boundary":
+            cast(Any, self.optimizer).shrink_and_perturb()
