@@ -29,7 +29,12 @@ def main() -> None:
         # A batch is an experience, and ends where a segment does: a whole segment at a time, as in Avalanche.
         learner = AvalancheLearner(strategy, seed=1)
         report = driftline.run(
-            stream, learner, batch_size=1000, metrics=[OnlineAccuracy(), HeldOut(every=None)], out=f"runs/{name}"
+            stream,
+            learner,
+            batch_size=1000,
+            metrics=[OnlineAccuracy(), HeldOut(every=None)],
+            out=f"runs/{name}",
+            overwrite=True,
         )
         results = report.results
         print(f"{name:7} average accuracy {results['average_accuracy']:.2f}, forgetting {results['forgetting']:.2f}")
