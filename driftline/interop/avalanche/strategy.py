@@ -50,11 +50,9 @@ class Predictor(nn.Module):
         self.training = mode
         return self
 
-    def to(self, *args: Any, **kwargs: Any) -> Predictor:
+    def to(self, device: torch.device | str) -> Predictor:  # type: ignore[override]
         """Move the learner to a device, whole."""
-        device = torch._C._nn._parse_to(*args, **kwargs)[0]
-        if device is not None:
-            self.learner.to(device)
+        self.learner.to(device)
         return self
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 
 import torch
@@ -15,8 +14,6 @@ with warnings.catch_warnings():
     from avalanche.benchmarks import benchmark_from_datasets, nc_benchmark
     from avalanche.benchmarks.utils import _make_taskaware_tensor_classification_dataset as tensor_dataset
     from avalanche.training.plugins import EvaluationPlugin
-
-logging.disable(logging.WARNING)
 
 ORDER = [3, 7, 1, 0, 9, 4, 2, 8, 5, 6]
 DATA = driftline.load("digits")

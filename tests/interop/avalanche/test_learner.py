@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import random
 
 import numpy as np
@@ -20,8 +19,6 @@ from driftline.stream import checkpoint
 from driftline.testing import blobs, check_learner
 from driftline.testing.learners import LEARNER_LAWS
 from tests.interop.avalanche.digits import network, settings, stream
-
-logging.disable(logging.WARNING)
 
 STRATEGIES = {
     "naive": lambda **made: Naive(**made),
