@@ -79,7 +79,8 @@ def incoming() -> None:
     data = mnist()
     start = time.process_time()
     theirs = from_avalanche(split(data))
-    print(f"reading the benchmark of {len(theirs)} samples into memory: {time.process_time() - start:.1f} s of the processor")
+    seconds = time.process_time() - start
+    print(f"reading the benchmark of {len(theirs)} samples into memory: {seconds:.1f} s of the processor")
     print("| learner | stream | online accuracy | A_last | average accuracy | forgetting |\n|---|---|---|---|---|---|")
     for name, make in (("experience replay, 500", experience_replay), ("nearest class mean", NearestClassMean)):
         for title, stream in (("from_avalanche", theirs), ("class_incremental", ours(data))):
