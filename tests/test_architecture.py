@@ -42,6 +42,17 @@ def test_rooms_know_the_streams_types_but_neither_the_loop_nor_each_other(room):
             assert name not in ("driftline.cli", "driftline.plan", "driftline.build"), f"{path.name} imports {name}"
 
 
+def test_nothing_imports_what_joins_us_to_other_libraries_but_the_command_line():
+    for path in PACKAGE.rglob("*.py"):
+        if "interop" not in path.relative_to(PACKAGE).parts and path.name != "cli.py":
+            assert not any(name.startswith("driftline.interop") for name in imports(path)), path
+    for name in ("__init__", "rows", "randomness", "pytorch", "torch_metrics"):
+        tree = ast.parse((PACKAGE / "interop" / f"{name}.py").read_text())
+        brought = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        brought |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        assert not any(name.startswith(("avalanche", "torchmetrics", "lightning")) for name in brought)
+
+
 def test_only_the_command_line_imports_the_command_line():
     for path in PACKAGE.rglob("*.py"):
         if path.name != "__main__.py":

@@ -11,6 +11,10 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PRINTS = {
     "adapt_at_test_time": "mean over the domains, contrast 3",
+    "avalanche_benchmark": "near_future_accuracy   0.",
+    "avalanche_learner": "Replay  average accuracy 0.",
+    "avalanche_strategy": "replay with parts: accuracy on all experiences 0.",
+    "torch_datasets": "1200 {'MulticlassAccuracy': 0.",
     "own_scenario": "near_future_accuracy",
     "live_stream": "3000 {'online_accuracy'",
     "many_seeds": "lr 0.1   seed 2: 0.",

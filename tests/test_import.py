@@ -14,6 +14,7 @@ HEAVY = (
     "plotly",
     "torchvision",
     "avalanche",
+    "torchmetrics",
     "pandas",
     "PIL",
     "gymnasium",

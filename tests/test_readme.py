@@ -22,6 +22,7 @@ def blocks(language: str, page: str = "README.md") -> list[str]:
     ("page", "printed"),
     [
         ("README.md", ["near_future_accuracy", "{'online_accuracy'"]),
+        ("docs/ecosystem.md", ["live, from a loader: 0."]),
         ("docs/guide.md", ["'idle', 'running', 'jammed'", "blind_accuracy", "large steps, guarded", "1200 "]),
     ],
 )

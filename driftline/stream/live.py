@@ -77,6 +77,11 @@ class LiveStream:
                 f"{self.name}: cannot go back to position {start} of a one-way iterator; "
                 "give from_iterable a list, or a function that returns a fresh iterator"
             )
+        if start and not getattr(self.source, "repeats", True):
+            raise ConfigError(
+                f"{self.name}: cannot go back to position {start} of a source that gives another order each time; "
+                "a loader that shuffles needs a generator= of its own, with the same seed"
+            )
         return itertools.islice(samples, start, None)
 
     def delay_labels(self, samples: int) -> LiveStream:
