@@ -1,0 +1,1 @@
+"""Other libraries' parts in driftline, and driftline's parts in theirs."""
