@@ -27,9 +27,9 @@ class RiverClassifier(base.MiniBatchClassifier):
     """A learner that learns from dictionaries of numbers, whose features and classes may appear at any time.
 
     A feature has a column from the first sample on that is learned with it, a class a score from its first sample on;
-    neither ever moves. Features that a sample does not have are 0, features that were never learned from are left out of
-    a prediction. When a feature or a class is new, the learner is made anew with more of them and goes on where it was
-    (:func:`driftline.interop.river.growth.grow`); room for features is doubled, so that this stays rare.
+    neither ever moves. Features that a sample does not have are 0, features that were never learned from are
+    left out of a prediction. When a feature or a class is new, the learner is made anew with more of them and goes on
+    where it was (:func:`driftline.interop.river.growth.grow`); room for features is doubled, so that this stays rare.
 
     Parameters
     ----------
@@ -80,6 +80,7 @@ class RiverClassifier(base.MiniBatchClassifier):
         self._columns: dict[Hashable, int] = {}
         self._labels: dict[base.typing.ClfTarget, int] = {}
         self._learner: Learner | None = None
+        self._targets: list[Tensor] = []
         self._room = 0, 0
 
     @property
@@ -99,7 +100,9 @@ class RiverClassifier(base.MiniBatchClassifier):
 
     def learn_one(self, x: dict[base.typing.FeatureName, Any], y: base.typing.ClfTarget) -> None:
         """Learn from one sample."""
-        self._learn([x], [y])
+        if y not in self._labels or not self._columns.keys() >= x.keys():
+            self._meet([x], [y])
+        self._learn(self._row(x)[None], self._targets[self._labels[y]])
 
     def predict_proba_one(
         self, x: dict[base.typing.FeatureName, Any], **kwargs: Any
@@ -107,8 +110,7 @@ class RiverClassifier(base.MiniBatchClassifier):
         """Return the probability of each class seen so far; empty before the first."""
         if self._learner is None:
             return {}
-        scores = self._scores(self._learner, self._row(x)[None])[0].tolist()
-        scores = scores[: len(self._labels)]
+        scores = self._score_one(self._learner, x)
         highest = max(scores)
         if highest == -math.inf:
             return dict.fromkeys(self._labels, 1 / len(scores))
@@ -116,12 +118,21 @@ class RiverClassifier(base.MiniBatchClassifier):
         total = sum(weights)
         return {label: weight / total for label, weight in zip(self._labels, weights)}
 
+    def predict_one(self, x: dict[base.typing.FeatureName, Any], **kwargs: Any) -> base.typing.ClfTarget | None:
+        """Return the most probable class; None before the first."""
+        if self._learner is None:
+            return None
+        scores = self._score_one(self._learner, x)
+        return list(self._labels)[scores.index(max(scores))]
+
     def learn_many(self, X: pd.DataFrame, y: pd.Series) -> None:  # noqa: N803
         """Learn from the rows of a table, ``batch_size`` of them at once."""
         rows, labels = X.to_dict("records"), y.tolist()
         for start in range(0, len(rows), self.batch_size):
             part = slice(start, start + self.batch_size)
-            self._learn(rows[part], labels[part])
+            self._meet(rows[part], labels[part])
+            y_part = torch.cat([self._targets[self._labels[label]] for label in labels[part]])
+            self._learn(np.stack([self._row(row) for row in rows[part]]), y_part)
 
     def predict_proba_many(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
         """Return the probability of each class (columns) for each row of a table."""
@@ -146,21 +157,19 @@ class RiverClassifier(base.MiniBatchClassifier):
     def _unit_test_params(cls) -> Iterator[dict[str, Any]]:
         yield {"make_learner": _small_network}
 
-    def _learn(self, rows: list[dict[Any, Any]], labels: list[base.typing.ClfTarget]) -> None:
-        if not (all(label in self._labels for label in labels) and all(self._columns.keys() >= r.keys() for r in rows)):
-            self._meet(rows, labels)
+    def _learn(self, x: Row, y: Tensor) -> None:
         assert self._learner is not None
-        x = torch.from_numpy(self._row(rows[0])[None] if len(rows) == 1 else np.stack([self._row(r) for r in rows]))
-        y = torch.tensor([self._labels[label] for label in labels])
         # Features and labels were checked on the way here.
         self._learner.trusted = True
         try:
-            self._learner.learn(x, y)
+            self._learner.learn(torch.from_numpy(x), y)
         finally:
             self._learner.trusted = False
 
     def _meet(self, rows: list[dict[Any, Any]], labels: list[base.typing.ClfTarget]) -> None:
-        """Make room for new features and classes."""
+        """Make room for features and classes that are new among these samples."""
+        if all(label in self._labels for label in labels) and all(self._columns.keys() >= row.keys() for row in rows):
+            return
         columns, known = dict(self._columns), dict(self._labels)
         for row in rows:
             self._check_new(row)
@@ -180,7 +189,7 @@ class RiverClassifier(base.MiniBatchClassifier):
             else:
                 self._learner = grow(self._learner, self._make, self._room, room)
             self._room = room
-        self._columns, self._labels = columns, known
+        self._columns, self._labels, self._targets = columns, known, _targets(len(known))
 
     def _make(self, features: int, classes: int) -> Learner:
         if self.seed is None:
@@ -191,17 +200,22 @@ class RiverClassifier(base.MiniBatchClassifier):
 
     def _row(self, x: Mapping[Any, Any]) -> Row:
         """Return a sample's values in the order of the columns."""
-        row = np.zeros(self._room[0], np.float32)
         columns = self._columns
         try:
-            for name, value in x.items():
-                if name in columns:
-                    row[columns[name]] = value
+            if len(x) == self._room[0] and columns.keys() == x.keys():
+                row = np.array([x[name] for name in columns], np.float32)
+            else:
+                row = np.zeros(self._room[0], np.float32)
+                for name, value in x.items():
+                    if name in columns:
+                        row[columns[name]] = value
         except (TypeError, ValueError):
-            raise _no_number(name, value) from None
-        if not math.isfinite(row.sum()):
-            name, value = next((n, v) for n, v in x.items() if n in columns and not math.isfinite(row[columns[n]]))
-            raise _no_number(name, value)
+            self._check_new(x)
+            raise
+        if not math.isfinite(sum(row.tolist())):
+            for name, place in columns.items():
+                if not math.isfinite(row[place]):
+                    raise _no_number(name, x[name])
         return row
 
     @staticmethod
@@ -214,6 +228,11 @@ class RiverClassifier(base.MiniBatchClassifier):
             if not finite:
                 raise _no_number(name, value)
 
+    def _score_one(self, learner: Learner, x: Mapping[Any, Any]) -> list[float]:
+        """Return the score of each class seen so far."""
+        scores: list[float] = self._scores(learner, self._row(x)[None])[0].tolist()
+        return scores[: len(self._labels)]
+
     @staticmethod
     def _scores(learner: Learner, x: Row) -> Tensor:
         learner.trusted = True
@@ -225,6 +244,7 @@ class RiverClassifier(base.MiniBatchClassifier):
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
         state["_learner"] = None
+        del state["_targets"]
         if self._learner is not None:
             content = io.BytesIO()
             torch.save(self._learner.state_dict(), content)
@@ -233,11 +253,16 @@ class RiverClassifier(base.MiniBatchClassifier):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state["_learner"]
-        vars(self).update(state)
+        vars(self).update(state, _targets=_targets(len(state["_labels"])))
         if saved is not None:
             self._learner = self._make(*self._room)
             self._learner.load_state_dict(torch.load(io.BytesIO(saved), weights_only=True))
             self._learner.check(torch.zeros(1, self._room[0]), torch.zeros(1, dtype=torch.long))
+
+
+def _targets(classes: int) -> list[Tensor]:
+    """Return each class's index as labels (1,), so that a step need not make them."""
+    return list(torch.arange(classes).split(1))  # type: ignore[no-untyped-call]
 
 
 def _no_number(name: object, value: object) -> InputError:
