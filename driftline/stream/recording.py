@@ -211,6 +211,8 @@ class Recording:
             "results": without_nan(values),
             "definitions": {name: text for m in metrics for name, text in m.definitions.items()},
         }
+        if isinstance(self.playback.stream, LiveStream):
+            self.record["source"] = self.playback.stream.notes()
         each = {name: own for m in metrics if isinstance(m, ReplicaMetric) for name, own in m.values().items()}
         if each:
             replicas = cast(dict[str, object], self.record.get("replicas", {}))
