@@ -123,7 +123,7 @@ class LiveStream:
         self.reading.load_state_dict(cast("Mapping[str, object]", state["reading"]))
 
     def notes(self) -> dict[str, object]:
-        """Return what a record can say of the source after the run: samples read, and what the source itself counted."""
+        """Return what a record can say of the source after the run: items read, and what the source itself counted."""
         own = getattr(self.source, "notes", None)
         labels = {**self.pending.counts, "unknown": self.pending.unknown, "waiting": len(self.pending)}
         return {"items": self.reading.items, "labels": labels, **(own() if callable(own) else {})}

@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from driftline.errors import ConfigError
 from driftline.stream.events import Id, Labels
@@ -104,11 +105,11 @@ class PendingLabels:
         self._give_up()
         if not found:
             return None
-        x, y, scores = (list(part) for part in list(zip(*found))[:3])
-        most = max(len(s) for s in scores)
+        most = max(len(scores) for _, _, scores, _ in found)
         # Classes that came up while samples were waiting score -Inf in what was predicted before.
-        scores = [torch.nn.functional.pad(s, (0, most - len(s)), value=-torch.inf) for s in scores]
-        return Answered(torch.stack(x), torch.stack(y), torch.stack(scores), min(part[3] for part in found))
+        scores = [F.pad(scores, (0, most - len(scores)), value=-torch.inf) for _, _, scores, _ in found]
+        x, y = torch.stack([x for x, _, _, _ in found]), torch.stack([y for _, y, _, _ in found])
+        return Answered(x, y, torch.stack(scores), min(position for _, _, _, position in found))
 
     def _give_up(self) -> None:
         oldest = 0 if self.expire_after is None else self._now - self.expire_after

@@ -66,7 +66,7 @@ class Step:
 
 
 class AnsweredStep(Step):
-    """Labels that came for samples predicted earlier; the batch has those samples, the prediction is the one made then."""
+    """Labels that came for samples predicted earlier: the batch has those samples, the prediction is the one from then."""
 
     __slots__ = ("_position",)
 

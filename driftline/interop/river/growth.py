@@ -49,9 +49,9 @@ def grow(learner: Learner, make_learner: MakeLearner, before: tuple[int, int], a
     >>> bool((large.predict(torch.tensor([[1.0, 1.0, 0.0]]))[:, :2] == small.predict(torch.ones(1, 2))).all())
     True
     """
-    pattern = _met(make_learner, before), _met(make_learner, after)
+    small, large = _met(make_learner, before), _met(make_learner, after)
     larger = make_learner(*after)
-    state = _grown(learner.state_dict(), *pattern, larger.state_dict(), type(learner).__name__)
+    state = _grown(learner.state_dict(), small, large, larger.state_dict(), type(learner).__name__)
     larger.load_state_dict(cast(State, state))
     return larger
 
@@ -80,8 +80,10 @@ def _grown(old: object, small: object, large: object, new: object, where: str) -
         known = isinstance(small, Mapping) and isinstance(large, Mapping) and set(old) <= set(small) & set(large)
         if not known:
             raise ConfigError(f"{where} has entries that a new learner does not have, so the learner cannot grow")
-        entries = ((key, part, _of(small, key), _of(large, key), _of(new, key)) for key, part in old.items())
-        return {key: _grown(part, *others, f"{where}, {key}") for key, part, *others in entries}
+        return {
+            key: _grown(part, _of(small, key), _of(large, key), _of(new, key), f"{where}, {key}")
+            for key, part in old.items()
+        }
     if isinstance(old, (list, tuple)):
         parts = (_grown(o, _of(small, i), _of(large, i), _of(new, i), f"{where}, {i}") for i, o in enumerate(old))
         return type(old)(parts)

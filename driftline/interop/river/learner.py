@@ -7,7 +7,6 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import river
 import torch
 from river import base
 from torch import Tensor
@@ -133,7 +132,7 @@ class RiverLearner(Learner):
             "model": repr(self.model),
             "classes": None if self.labels is None else [str(label) for label in self.labels],
             "features": None if self.features is None else [str(name) for name in self.features],
-            "river": river.__version__,
+            "river": pickles.VERSION,
         }
         return {"name": type(self).__name__, "parameters": parameters}
 
@@ -143,7 +142,7 @@ class RiverLearner(Learner):
         return {
             "model": torch.frombuffer(bytearray(content), dtype=torch.uint8),
             "kind": type(self.model).__name__,
-            "river": river.__version__,
+            "river": pickles.VERSION,
             "input_shape": None if self.input_shape is None else list(self.input_shape),
         }
 
@@ -174,7 +173,7 @@ class RiverLearner(Learner):
 
     def _answers(self, rows: list[dict[Hashable, float]]) -> Tensor:
         if self.labels is None:
-            return torch.tensor([[float(self.model.predict_one(row))] for row in rows], dtype=torch.float64)
+            return torch.tensor([[float(cast(Any, self.model).predict_one(row))] for row in rows], dtype=torch.float64)
         scores = np.full((len(rows), len(self.labels)), -math.inf)
         for row, place in zip(rows, scores):
             self._answer(row, place)

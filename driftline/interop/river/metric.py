@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import river
 import torch
 from river import base, metrics
 from torch import Tensor
@@ -63,7 +62,8 @@ class RiverMetric(Metric):
         self.metric, self.labels = metric, tuple(labels)
         words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(kind).__name__).lower()
         self.name = name or f"river_{words}"
-        self.definitions = {self.name: f"River's {type(kind).__name__}, of samples before they are learned from"}  # type: ignore[misc]
+        text = f"River's {type(kind).__name__}, of samples before they are learned from"
+        self.definitions = {self.name: text}  # type: ignore[misc]
         self._probabilities = self._classes and not kind.requires_labels
 
     def begin(self, stream: Stream | LiveStream, batch_size: int) -> None:
@@ -104,7 +104,7 @@ class RiverMetric(Metric):
     def state_dict(self) -> dict[str, object]:
         """Return the metric as bytes (a tensor), with River's version; see :mod:`driftline.interop.river.pickles`."""
         content = bytearray(pickles.save(self.metric))
-        return {"metric": torch.frombuffer(content, dtype=torch.uint8), "river": river.__version__}
+        return {"metric": torch.frombuffer(content, dtype=torch.uint8), "river": pickles.VERSION}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue from a :meth:`state_dict`."""
@@ -112,7 +112,7 @@ class RiverMetric(Metric):
         metric = pickles.load(content, str(state["river"]))
         if type(metric) is not type(self.metric):
             raise CheckpointError(f"the state is of a {type(metric).__name__}, not of a {type(self.metric).__name__}")
-        self.metric = cast(metrics.base.Metric, metric)
+        self.metric = metric
 
 
 def _innermost(metric: object) -> Any:

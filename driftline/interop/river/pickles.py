@@ -1,8 +1,8 @@
 """River's objects as bytes, and back, with no code from outside of River called on the way.
 
 River's models have one way onto disk, pickle, and a pickle may call whatever it names. Here it may name what is
-River's own, numpy's arrays and plain containers, and nothing else: a pickle of foreign origin could build odd models, but
-not run other programs.
+River's own, numpy's arrays and plain containers, and nothing else: a pickle of foreign origin could build odd models, but not
+run other programs.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Collection
+from importlib.metadata import version as version_of
 from types import FunctionType, MappingProxyType
 
-import river
-
 from driftline.errors import CheckpointError, ConfigError
+
+VERSION = version_of("river")
 
 SAFE = MappingProxyType(
     {
@@ -72,9 +73,9 @@ def load(content: bytes, version: str, allow: Collection[type] = ()) -> object:
         When it names anything else than what is River's, the classes in ``allow`` and plain values, is damaged, or was saved
         with another version of River, whose classes may differ.
     """
-    if _minor(version) != _minor(river.__version__):
+    if _minor(version) != _minor(VERSION):
         raise CheckpointError(
-            f"saved with River {version}, and this is River {river.__version__}, which may read it wrongly; install "
+            f"saved with River {version}, and this is River {VERSION}, which may read it wrongly; install "
             f"river=={version} to go on with it"
         )
     try:
