@@ -1,7 +1,6 @@
 """River's objects as bytes, and back, with no code from outside of River called on the way.
 
-River's models have one way onto disk, pickle, and a pickle may call whatever it names. Here it may name what is
-River's own, numpy's arrays and plain containers, and nothing else: a pickle of foreign origin could build odd models, but not
+River's models have one way onto disk, pickle, and a pickle may call whatever it names. Here it may name what is River's, numpy's arrays and plain containers, and nothing else: a pickle of foreign origin could build odd models, but not
 run other programs.
 """
 
@@ -19,7 +18,22 @@ VERSION = version_of("river")
 
 SAFE = MappingProxyType(
     {
-        "builtins": frozenset("bool int float complex str bytearray tuple list dict set frozenset slice range".split()),
+        "builtins": frozenset(
+            (
+                "bool",
+                "int",
+                "float",
+                "complex",
+                "str",
+                "bytearray",
+                "tuple",
+                "list",
+                "dict",
+                "set",
+                "frozenset",
+                "range",
+            )
+        ),
         "collections": frozenset(("Counter", "OrderedDict", "defaultdict", "deque")),
         "copy": frozenset(("deepcopy",)),
         "datetime": frozenset(("date", "datetime", "time", "timedelta", "timezone")),
