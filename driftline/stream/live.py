@@ -66,9 +66,10 @@ class LiveStream:
             except StopIteration:
                 ended = True
             except Exception as error:
+                where = f"position {reading.position + len(held)}"
                 raise SourceError(
-                    f"{self.name}: the source raised {type(error).__name__} at position {reading.position + len(held)}: "
-                    f"{error}; {len(held)} samples before it were waiting for their batch and were not played"
+                    f"{self.name}: the source raised {type(error).__name__} at {where}: {error}; {len(held)} samples "
+                    "before it were waiting for their batch and were not played"
                 ) from error
             if not ended and isinstance(item, Label):
                 reading.labels.append(check.label(item, reading.position + len(held)))

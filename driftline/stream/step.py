@@ -66,7 +66,7 @@ class Step:
 
 
 class AnsweredStep(Step):
-    """Labels that came for samples predicted earlier: the batch has those samples, the prediction is the one from then."""
+    """Labels that came for samples predicted earlier: the batch has those samples, with what was predicted then."""
 
     __slots__ = ("_position",)
 

@@ -35,25 +35,26 @@ def stream(
     """Make a stream of a data set of River, or of anything that gives ``(x, y)`` with a dictionary x.
 
     With ``moment`` or ``delay`` a sample is predicted when it comes and its label follows at ``moment + delay``, in the
-    order of ``river.stream.simulate_qa``: before the first sample whose moment is not earlier, and after the last sample
-    whatever is left. Where River's order depends on the moments coming in order when the delay is a constant, labels
-    here are always ordered by when they are due.
+    order of ``river.stream.simulate_qa``: before the first sample whose moment is not earlier, and after the last
+    sample whatever is left. Where River's order depends on the moments coming in order when the delay is a constant,
+    labels here are always ordered by when they are due.
 
     Parameters
     ----------
     dataset : iterable or callable
-        Gives ``(x, y)`` or ``(x, y, extra)``, of which the extra part is not used. A one-way iterator can be played once;
-        a function that returns one can be resumed.
+        Gives ``(x, y)`` or ``(x, y, extra)``, of which the extra part is not used. A one-way iterator can be played
+        once; a function that returns one can be resumed.
     classes : sequence, optional
-        The labels of the classes, in the order of their indices; ``()`` for numbers to predict. Default: for River's own
-        classification data sets, the labels in sorted order, which reads the data once.
+        The labels of the classes, in the order of their indices; ``()`` for numbers to predict. Default: for River's
+        own classification data sets, the labels in sorted order, which reads the data once.
     features : sequence, optional
-        Which entries of x are used, in this order. Default: those of the first sample. An entry that a sample lacks is 0.
+        Which entries of x are used, in this order. Default: those of the first sample. An entry that a sample lacks is
+        0.
     moment : str or callable, optional
         When a sample comes: the name of an entry of x, or ``moment(x)``. Default: its number in the stream.
     delay : optional
-        A constant (such as a number of samples, or a ``timedelta``), the name of an entry of x, or ``delay(x, y)``, which
-        returns None for a label that never comes.
+        A constant (such as a number of samples, or a ``timedelta``), the name of an entry of x, or ``delay(x, y)``,
+        which returns None for a label that never comes.
     name : str, optional
         For records and messages.
     dtype : torch.dtype

@@ -126,7 +126,7 @@ class DriftResponse(Learner):
 
 
 class ReplayMore:
-    """After an alarm a learner makes more updates per batch for a while; give it to the learner as its replay ratio too.
+    """More updates per batch for a while after an alarm; also to be given to the learner as its replay ratio.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ class ReplayMore:
 
 
 class SwitchingAdapter(Adapter):
-    """Two adapters: the first one answers until a detector of River sees its confidence change, then the other, and so on.
+    """Two adapters, of which one answers until a detector of River sees its confidence change; then the other does.
 
     Parameters
     ----------

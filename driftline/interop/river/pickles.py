@@ -1,7 +1,8 @@
 """River's objects as bytes, and back, with no code from outside of River called on the way.
 
-River's models have one way onto disk, pickle, and a pickle may call whatever it names. Here it may name what is River's, numpy's arrays and plain containers, and nothing else: a pickle of foreign origin could build odd models, but not
-run other programs.
+River's models have one way onto disk, pickle, and a pickle may call whatever it names. Here it may name what is
+River's, numpy's arrays and plain containers, and nothing else: a pickle of foreign origin could build odd models, but
+not run other programs.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def load(content: bytes, version: str, allow: Collection[type] = ()) -> object:
     Raises
     ------
     CheckpointError
-        When it names anything else than what is River's, the classes in ``allow`` and plain values, is damaged, or was saved
-        with another version of River, whose classes may differ.
+        When it names anything else than what is River's, the classes in ``allow`` and plain values, is damaged, or was
+        saved with another version of River, whose classes may differ.
     """
     if _minor(version) != _minor(VERSION):
         raise CheckpointError(

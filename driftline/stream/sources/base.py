@@ -25,8 +25,8 @@ class RecordSource(ABC):
     decode : callable
         Makes a sample of a record, such as :class:`Columns`.
     bad : "raise" or "skip"
-        What happens to a record that cannot be decoded: the run stops with an error that names it, or it is counted, and
-        the first ones are put into the run's record with the reason (under ``source``).
+        What happens to a record that cannot be decoded: the run stops with an error that names it, or it is counted,
+        and the first ones are put into the run's record with the reason (under ``source``).
 
     Attributes
     ----------

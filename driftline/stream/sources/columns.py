@@ -11,7 +11,7 @@ from driftline.stream.events import Label, Sample
 
 
 class Columns:
-    """Makes samples of records such as CSV rows and JSON objects: which fields are features, which the label, which the id.
+    """Makes samples of records with named fields, such as CSV rows and JSON objects.
 
     A record that has the id and the label, and none of the features, is a label that comes later.
 

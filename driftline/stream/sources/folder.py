@@ -25,8 +25,8 @@ class ImageFolderSource(RecordSource):
     size : (int, int)
         Height and width that images are brought to.
     label : callable, optional
-        ``label(path) -> class index`` or None where it is not known. The file's path below ``path`` is the sample's id, by
-        which a :class:`driftline.stream.Label` may come later.
+        ``label(path) -> class index`` or None where it is not known. The file's path below ``path`` is the sample's id,
+        by which a :class:`driftline.stream.Label` may come later.
     channels : 1 or 3
         Grey or colour.
     bad : "raise" or "skip"

@@ -17,9 +17,9 @@ FETCH = 500
 class KafkaSource(RecordSource):
     """The messages of a topic (needs the 'kafka' extra).
 
-    Partitions are assigned, not subscribed to, and nothing is committed to the broker: the offset behind the last message
-    given out is in the run's checkpoint, together with what was learned from it. So a run that is killed and resumed
-    neither passes over nor repeats a message; those behind the checkpoint are read again.
+    Partitions are assigned, not subscribed to, and nothing is committed to the broker: the offset behind the last
+    message given out is in the run's checkpoint, together with what was learned from it. So a run that is killed and
+    resumed neither passes over nor repeats a message; those behind the checkpoint are read again.
 
     Parameters
     ----------

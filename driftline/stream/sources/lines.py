@@ -13,7 +13,7 @@ from driftline.stream.sources.base import Bad, Decode, RecordSource
 
 
 class JSONLinesSource(RecordSource):
-    """One JSON value per line.
+    r"""One JSON value per line.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class JSONLinesSource(RecordSource):
     Examples
     --------
     >>> import io
-    >>> lines = io.BytesIO(b'[0.5, 1.5]\\nnonsense\\n[2.5, 3.5]\\n')
+    >>> lines = io.BytesIO(b'[0.5, 1.5]\nnonsense\n[2.5, 3.5]\n')
     >>> source = JSONLinesSource(lines, lambda values: values, bad="skip")
     >>> list(source), source.skipped
     ([[0.5, 1.5], [2.5, 3.5]], 1)

@@ -12,7 +12,7 @@ from driftline.stream.sources.base import Bad, Decode, RecordSource
 
 
 class CSVSource(RecordSource):
-    """Rows of a CSV file with a header, as dictionaries of text; never more than one in memory.
+    r"""Rows of a CSV file with a header, as dictionaries of text; never more than one in memory.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class CSVSource(RecordSource):
     >>> import pathlib, tempfile
     >>> from driftline.stream.sources import Columns
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "readings.csv"
-    >>> _ = file.write_text("a,b,kind\\n1,2,on\\n3,4,off\\n")
+    >>> _ = file.write_text("a,b,kind\n1,2,on\n3,4,off\n")
     >>> [sample.y for sample in CSVSource(file, Columns(["a", "b"], "kind", ["off", "on"]))]
     [1, 0]
     """

@@ -15,7 +15,8 @@ class WandbTracker:
     Parameters
     ----------
     **options
-        For ``wandb.init``, such as ``project``, ``mode="offline"``, ``dir``, or ``id`` and ``resume`` to go on with a run.
+        For ``wandb.init``, such as ``project``, ``mode="offline"``, ``dir``, or ``id`` and ``resume`` to go on with a
+        run.
     """
 
     def __init__(self, **options: object) -> None:
