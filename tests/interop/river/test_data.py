@@ -20,7 +20,8 @@ def test_labels_come_in_rivers_order(delay):
     day = datetime.datetime(2020, 1, 1)
     delay = datetime.timedelta(minutes=delay) if isinstance(delay, int) else delay
     rows = [
-        ({"at": day + datetime.timedelta(minutes=at), "wait": datetime.timedelta(minutes=d)}, float(d)) for at, d in TRIPS
+        ({"at": day + datetime.timedelta(minutes=at), "wait": datetime.timedelta(minutes=d)}, float(d))
+        for at, d in TRIPS
     ]
     expected = [("?", i) if y is None else ("!", i) for i, _, y, *_ in simulate_qa(rows, "at", delay)]
     stream = river.stream(rows, (), ["x"], moment="at", delay=delay)

@@ -61,7 +61,9 @@ def test_a_regressor_predicts_numbers():
     rows = list(datasets.TrumpApproval().take(200))
     theirs = evaluate.progressive_val_score(rows, model.clone(), metrics.MAE()).get()
     report = driftline.run(
-        river.stream(rows, ()), river.RiverLearner(model, features=list(rows[0][0])), metrics=[river.RiverMetric(metrics.MAE())]
+        river.stream(rows, ()),
+        river.RiverLearner(model, features=list(rows[0][0])),
+        metrics=[river.RiverMetric(metrics.MAE())],
     )
     assert report.results["river_mae"] == pytest.approx(theirs, rel=1e-6)
 
@@ -115,7 +117,8 @@ def test_a_class_of_ones_own_must_be_allowed():
 
 
 @pytest.mark.parametrize(
-    "model", [forest.ARFClassifier(n_models=2), tree.HoeffdingAdaptiveTreeClassifier(), linear_model.SoftmaxRegression()]
+    "model",
+    [forest.ARFClassifier(n_models=2), tree.HoeffdingAdaptiveTreeClassifier(), linear_model.SoftmaxRegression()],
 )
 def test_models_come_back_from_bytes(model):
     rows = list(datasets.ImageSegments().take(200))
