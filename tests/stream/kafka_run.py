@@ -1,7 +1,8 @@
-"""A run from a Kafka topic, to be killed: python -m tests.stream.kafka_run SERVERS FOLDER SLOW"""
+"""A run from a Kafka topic, to be killed: python -m tests.stream.kafka_run SERVERS FOLDER KILL_AT"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ from driftline.stream.sources import KafkaSource
 
 
 def main(servers: str, folder: str, kill_at: str) -> None:
-    source = KafkaSource("readings", servers, lambda message: tuple(driftline_item(message)), until_end=True,
-    timeout=10) stream = driftline.from_iterable(source, classes=2)
+    source = KafkaSource("readings", servers, item, until_end=True, timeout=10)
+    stream = driftline.from_iterable(source, classes=2)
 
     def until(step: driftline.stream.step.Step) -> bool:
         if step.position == int(kill_at):
@@ -27,9 +28,7 @@ def main(servers: str, folder: str, kill_at: str) -> None:
     )
 
 
-def driftline_item(message: bytes) -> tuple[list[float], int]:
-    import json
-
+def item(message: bytes) -> tuple[list[float], int]:
     value = json.loads(message)
     return value["x"], value["y"]
 
