@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from river import base, datasets, evaluate, forest, metrics
+from river import anomaly, base, datasets, evaluate, forest, metrics
 from torch.nn import functional as F
 
 import driftline
@@ -73,13 +73,15 @@ def estimator(model: object, rows: list[tuple[dict, str]]) -> Callable[[int], No
 
 def deep_river(features: int, classes: int) -> object | None:
     """Return deep-river's classifier around the same network; None when deep-river is not installed."""
-    # deep-river 0.3.4 imports a module of River's that has moved; only its place is given back, nothing of it is changed.
+    # deep-river 0.3.4 imports a module of River's that has moved; it is given back its place, and nothing is changed.
     moved = types.ModuleType("river.anomaly.base")
     moved.AnomalyDetector = base.AnomalyDetector
+    moved.SupervisedAnomalyDetector = base.SupervisedAnomalyDetector
     sys.modules.setdefault("river.anomaly.base", moved)
+    anomaly.base = moved
     try:
         from deep_river.classification import Classifier
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         print(f"deep-river is left out: {error}")
         return None
     network = mlp(features, classes, hidden=(32,))

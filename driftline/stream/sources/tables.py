@@ -82,7 +82,8 @@ class ParquetSource(RecordSource):
             raise ConfigError("Parquet files need pyarrow; pip install 'driftline[parquet]'") from None
         try:
             with parquet.ParquetFile(self.path) as file:
-                first, groups = 0, []
+                first = 0
+                groups: list[int] = []
                 for group in range(file.num_row_groups):
                     count = file.metadata.row_group(group).num_rows
                     if groups or first + count > self._row:
