@@ -73,12 +73,11 @@ def estimator(model: object, rows: list[tuple[dict, str]]) -> Callable[[int], No
 
 def deep_river(features: int, classes: int) -> object | None:
     """Return deep-river's classifier around the same network; None when deep-river is not installed."""
-    # deep-river 0.3.4 imports a module of River's that has moved; it is given back its place, and nothing is changed.
+    # deep-river 0.3.4 uses a module that River has moved; it is given back its place, and nothing of it is changed.
     moved = types.ModuleType("river.anomaly.base")
     moved.AnomalyDetector = base.AnomalyDetector
     moved.SupervisedAnomalyDetector = base.SupervisedAnomalyDetector
-    sys.modules.setdefault("river.anomaly.base", moved)
-    anomaly.base = moved
+    anomaly.base = sys.modules["river.anomaly.base"] = moved
     try:
         from deep_river.classification import Classifier
     except (ImportError, AttributeError) as error:

@@ -104,8 +104,9 @@ def test_standard_input_is_read_and_replayed_when_asked(replayed, expected):
         "print(list(source))"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, input="0\n1\n2\n3\n4\n", capture_output=True, text=True, check=True)
-check=True) assert json.loads(done.stdout) == expected
+    lines = "0\n1\n2\n3\n4\n"
+    done = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == expected
 
 
 def test_new_images_are_found_as_they_appear(tmp_path):

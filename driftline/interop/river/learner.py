@@ -119,9 +119,7 @@ class RiverLearner(Learner):
             return
         super().check(x, y)
         if x.dim() != 2:
-            raise InputError(
-                f"RiverLearner, x: samples of shape {tuple(x.shape[1:])}; River takes a flat list of values"
-            )
+            raise InputError(f"RiverLearner, x: samples of shape {tuple(x.shape[1:])}; flatten them for River")
         if y is not None and (y.is_floating_point() != (self.labels is None) or y[0].numel() != 1):
             wanted = "class indices" if self.labels is not None else "one floating target for each sample"
             raise InputError(f"RiverLearner, y: expected {wanted}, got shape {tuple(y.shape)} and {y.dtype}")

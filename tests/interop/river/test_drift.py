@@ -1,3 +1,5 @@
+import copy
+
 import torch
 from river import drift
 
@@ -68,8 +70,10 @@ def test_another_adapter_takes_over_at_an_alarm():
 
 
 def test_a_switching_adapter_keeps_laws():
-    def make():
-        nets = [models.mlp(4, 3, hidden=(8,), normalization="batch") for _ in range(2)]
-        return SwitchingAdapter(Source(nets[0]), Tent(nets[1]), drift.PageHinkley())
+    def make(model):
+        return SwitchingAdapter(Source(copy.deepcopy(model)), Tent(model), drift.PageHinkley())
 
-    check_adapter(make, steps=100, devices=["cpu"], laws=["predict changes nothing"])
+    def make_model():
+        return models.mlp(4, 3, hidden=(8,), normalization="batch")
+
+    check_adapter(make, make_model, steps=100, devices=["cpu"], laws=["predict changes nothing"])
