@@ -12,6 +12,9 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PRINTS = {
     "adapt_at_test_time": "mean over the domains, contrast 3",
     "own_scenario": "near_future_accuracy",
+    "learner_in_river": "Accuracy: 8",
+    "river_model": "river_f1 0.8",
+    "late_labels": "skipped 1",
     "live_stream": "3000 {'online_accuracy'",
     "many_seeds": "lr 0.1   seed 2: 0.",
     "keep_plasticity": "effective_rank",

@@ -103,7 +103,6 @@ def test_standard_input_is_read_and_replayed_when_asked(replayed, expected):
         "source._go_to({'offset': 6, 'lines': 3})\n"
         "print(list(source))"
     )
-    command = [sys.executable, "-c", code]
     lines = "0\n1\n2\n3\n4\n"
     done = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == expected
