@@ -3,8 +3,8 @@
     python benchmarks/with_river.py accuracy    River's adaptive random forest: its own evaluation, and driftline's
     python benchmarks/with_river.py speed       RiverClassifier against bare torch, and deep-river if it is installed
 
-Speed: the parties take turns on blocks of samples, predicting and learning one at a time; each one's time is that of
-its fastest blocks (the lower decile), since the machine has other work.
+Speed: the parties take turns on blocks of samples, predicting and learning one at a time; the CPU time of each one's
+fastest blocks (the lower decile) counts, since the machine has other work.
 """
 
 from __future__ import annotations

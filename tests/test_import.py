@@ -5,7 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("river", "sklearn", "scipy", "rich", "typer", "plotly", "torchvision", "avalanche", "pandas", "PIL", "confluent_kafka", "pyarrow", "mlflow", "wandb", "tensorboard")
+HEAVY = (
+    "river",
+    "sklearn",
+    "scipy",
+    "rich",
+    "typer",
+    "plotly",
+    "torchvision",
+    "avalanche",
+    "pandas",
+    "PIL",
+    "confluent_kafka",
+    "pyarrow",
+    "mlflow",
+    "wandb",
+    "tensorboard",
+)
 
 
 def test_importing_driftline_imports_no_heavy_library():
