@@ -1,4 +1,4 @@
-"""A River model with its preprocessing, played by driftline: late labels, driftline's and River's metrics side by side."""
+"""A River model with its preprocessing, played by driftline: late labels, both libraries' metrics side by side."""
 
 from river import datasets, linear_model, metrics, preprocessing
 
