@@ -18,6 +18,11 @@ HEAVY = (
     "pandas",
     "PIL",
     "gymnasium",
+    "confluent_kafka",
+    "pyarrow",
+    "mlflow",
+    "wandb",
+    "tensorboard",
 )
 
 

@@ -2,6 +2,7 @@
 
 from driftline.stream.batch import Batch, SegmentInfo
 from driftline.stream.dataset import Dataset
+from driftline.stream.events import Label, Sample
 from driftline.stream.join import concatenate, interleave
 from driftline.stream.live import LiveStream, from_iterable
 from driftline.stream.recipe import NEVER, Recipe, Transform
@@ -14,10 +15,12 @@ __all__ = [
     "NEVER",
     "Batch",
     "Dataset",
+    "Label",
     "LiveStream",
     "OwnDataScenario",
     "Recipe",
     "ReplicaStream",
+    "Sample",
     "Scenario",
     "Segment",
     "SegmentInfo",

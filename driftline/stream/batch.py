@@ -49,6 +49,8 @@ class Batch:
         How many samples have a known truth.
     replicas : int, optional
         Number of runs in lockstep; x is then (R, B, *input) and y (R, B, *target).
+    ids : tuple, optional
+        By which the labels of a live stream's samples come later (None for a sample that has none).
     """
 
     x: Tensor
@@ -57,6 +59,7 @@ class Batch:
     segment: SegmentInfo
     labelled: int
     replicas: int | None = None
+    ids: tuple[int | str | None, ...] | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0 if self.replicas is None else 1]

@@ -14,11 +14,12 @@ from driftline.errors import CheckpointError, ConfigError, InputError, unknown
 from driftline.learners.base import Learner, joined
 from driftline.metrics.base import Metric
 from driftline.metrics.replicas import ReplicaMetric
-from driftline.stream.batch import Batch
+from driftline.stream.batch import Batch, SegmentInfo
+from driftline.stream.events import Labels
 from driftline.stream.labels import LabelQueue
 from driftline.stream.live import LiveStream
 from driftline.stream.replicas import ReplicaStream
-from driftline.stream.step import Step
+from driftline.stream.step import AnsweredStep, Step
 from driftline.stream.stream import Stream
 
 Reset = Literal["never", "segment"]
@@ -142,6 +143,11 @@ class Playback:
 
     def __iter__(self) -> Iterator[Step]:
         for batch in self._batches():
+            if isinstance(batch, Labels):
+                answered = self._answer(batch)
+                if answered is not None:
+                    yield answered
+                continue
             if self.reset == "segment" and batch.position == batch.segment.start:
                 cast(Adapter, self.learner).reset()
             if self._tells and batch.position == batch.segment.start:
@@ -158,12 +164,34 @@ class Playback:
                 step.prediction = self._watched(step) if self._watching else self._meet(batch)
             finally:
                 self.learner.trusted = False
+            if batch.ids is not None and isinstance(self.stream, LiveStream):
+                asked = self.stream.pending.ask(batch.ids, batch.x, step.prediction, batch.position)
+                self.stream.reading.labels += asked
             for metric in self.metrics:
                 metric.update(step)
             self.position = batch.stop
             yield step
 
-    def _batches(self) -> Iterator[Batch]:
+    def _answer(self, labels: Labels) -> AnsweredStep | None:
+        """Learn from labels that came by id; None when no sample was waiting for them."""
+        answered = cast(LiveStream, self.stream).pending.answer(labels)
+        if answered is None:
+            return None
+        batch = Batch(
+            answered.x, answered.y, answered.position, SegmentInfo(0, self.stream.name, 0, None), len(answered.y)
+        )
+        step = AnsweredStep(batch, self.stream, self.learner, self.metrics, answered.scores, self.position)
+        if isinstance(self.learner, Learner):
+            self.learner.trusted = True
+            try:
+                self.learner.learn(batch.x, answered.y)
+            finally:
+                self.learner.trusted = False
+        for metric in self.metrics:
+            metric.update(step)
+        return step
+
+    def _batches(self) -> Iterator[Batch | Labels]:
         if self.chunk == 1 or isinstance(self.stream, LiveStream):
             return self.stream.batches(self.batch_size, self.position, self.device)
         return self.stream.batches(self.batch_size, self.position, self.device, self._end)
@@ -222,7 +250,9 @@ class Playback:
 
     def state_dict(self) -> dict[str, object]:
         """Return everything needed to go on from here: learner, metrics, waiting labels, position."""
+        live = {"stream": self.stream.state_dict()} if isinstance(self.stream, LiveStream) else {}
         return {
+            **live,
             "position": self.position,
             "learner": self.learner.state_dict(),
             "labels": self._labels.state_dict(),
@@ -240,6 +270,8 @@ class Playback:
         saved_metrics = cast(Sequence[Mapping[str, object]], state["metrics"])
         if len(saved_metrics) != len(self.metrics):
             raise CheckpointError(f"the state has {len(saved_metrics)} metrics, this playback {len(self.metrics)}")
+        if isinstance(self.stream, LiveStream):
+            self.stream.load_state_dict(cast(Mapping[str, object], state["stream"]))
         self.learner.load_state_dict(cast(Mapping[str, object], state["learner"]))
         self._labels.load_state_dict(cast(Mapping[str, object], state["labels"]))
         for metric, saved in zip(self.metrics, saved_metrics):

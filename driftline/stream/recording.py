@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,13 +24,20 @@ from driftline.stream.step import Step
 
 if TYPE_CHECKING:
     from driftline.metrics.base import Point
+    from driftline.stream.trackers import Tracker
 
 
 class Recording:
     """One call of :func:`run`."""
 
-    def __init__(self, playback: Playback, out: str | Path | None, until: Callable[[Step], bool] | None) -> None:
-        self.playback = playback
+    def __init__(
+        self,
+        playback: Playback,
+        out: str | Path | None,
+        until: Callable[[Step], bool] | None,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
+        self.playback, self.trackers = playback, tuple(trackers)
         self.folder = RunDirectory(out) if out is not None else None
         self.until = until
         self.record: dict[str, object] = {}
@@ -108,7 +115,12 @@ class Recording:
         return [{"mean": m.mean.flatten().tolist(), "std": m.std.flatten().tolist()} for m in found] or None
 
     def open(self, resume: bool, overwrite: bool) -> None:
-        """Begin a new folder, or go on with the run in it."""
+        """Begin a new folder, or go on with the run in it; then begin to track."""
+        self._open(resume, overwrite)
+        for tracker in self.trackers:
+            tracker.start(self.record)
+
+    def _open(self, resume: bool, overwrite: bool) -> None:
         if self.folder is None:
             if resume:
                 raise ConfigError("resume=True needs out=, the folder of the run to continue")
@@ -184,6 +196,12 @@ class Recording:
         self.series.extend(points)
         if self.folder is not None:
             self.folder.append(points)
+        by_position: dict[int, dict[str, float]] = {}
+        for at, name, value in points:
+            by_position.setdefault(at, {})[name] = value
+        for tracker in self.trackers:
+            for at, values in by_position.items():
+                tracker.log(values, at)
         if step is not None and step.prediction is not None and not self._warned:
             # Of the latest sample: a learner that has diverged does not come back.
             latest = step.prediction.select(0 if step.batch.replicas is None else 1, -1)
@@ -211,6 +229,8 @@ class Recording:
             "results": without_nan(values),
             "definitions": {name: text for m in metrics for name, text in m.definitions.items()},
         }
+        if isinstance(self.playback.stream, LiveStream):
+            self.record["source"] = self.playback.stream.notes()
         each = {name: own for m in metrics if isinstance(m, ReplicaMetric) for name, own in m.values().items()}
         if each:
             replicas = cast(dict[str, object], self.record.get("replicas", {}))
@@ -220,6 +240,8 @@ class Recording:
         if self.folder is not None:
             self.folder.write_record(self.record)
             self.folder.close()
+        for tracker in self.trackers:
+            tracker.finish(self.record)
 
     def abandon(self) -> None:
         """Leave the record as it is: it cannot be written."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from driftline.adapters.base import Adapter
     from driftline.learners.base import Learner
     from driftline.metrics.base import Metric, Point
+    from driftline.stream.trackers import Tracker
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def run(
     overwrite: bool = False,
     progress: bool | None = None,
     about: Mapping[str, object] | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> Report:
     """Play a stream to its end and return what was measured.
 
@@ -126,6 +128,9 @@ def run(
         Show a progress bar; default: when standard error is a terminal.
     about : mapping, optional
         Further entries for the record (JSON values).
+    trackers : sequence of Tracker
+        Where recorded values go too, such as :class:`driftline.stream.trackers.TensorBoardTracker`. After a kill, those
+        behind the last checkpoint are sent again.
 
     Returns
     -------
@@ -171,7 +176,7 @@ def run(
     played = cast("Stream | LiveStream | ReplicaStream", stream)
     chosen = tuple(metrics) if metrics is not None else _usual(played)
     playback = play(played, player, batch_size=batch_size, metrics=chosen, device=device, chunk=chunk or 1, reset=reset)
-    recording = Recording(playback, out, until)
+    recording = Recording(playback, out, until, trackers)
     recording.set_intervals(record_every, checkpoint_every)
     recording.describe(name, seed, about)
     with _seeded(seed, recording.playback.device):

@@ -65,6 +65,29 @@ class Step:
         return ReplicaStep(self, number)
 
 
+class AnsweredStep(Step):
+    """Labels that came for samples predicted earlier: the batch has those samples, with what was predicted then."""
+
+    __slots__ = ("_position",)
+
+    def __init__(
+        self,
+        batch: Batch,
+        stream: Stream | LiveStream | ReplicaStream,
+        learner: Learner | Adapter,
+        metrics: Sequence[Metric],
+        prediction: Tensor,
+        position: int,
+    ) -> None:
+        super().__init__(batch, stream, learner, metrics)
+        self.prediction, self._position = prediction, position
+
+    @property
+    def position(self) -> int:
+        """Samples predicted so far."""
+        return self._position
+
+
 class ReplicaStep(Step):
     """What one replica met; its learner is made when somebody looks at it."""
 
