@@ -70,6 +70,8 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "perturbed": methods.perturbed,
     "obgd": methods.obgd,
     "weight-clipping": methods.weight_clipping,
+    "tag": methods.tag,
+    "sparse": methods.sparse,
     "l2": penalised.l2,
     "l2-init": penalised.l2_init,
     "spectral": penalised.spectral,

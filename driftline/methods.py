@@ -25,9 +25,11 @@ from driftline.learners import (
     ReservoirReplay,
     SlidingReplay,
     StreamingLDA,
+    TaskCrossEntropy,
     squared_error,
 )
 from driftline.learners.optimizers import (
+    TAG,
     UPGD,
     Adam,
     ObGD,
@@ -36,7 +38,14 @@ from driftline.learners.optimizers import (
     WeightClipping,
     named_optimizer,
 )
-from driftline.learners.renewers import ContinualBackprop, LayerReset, ReDo, ReGraMa, SelfNormalizedReset
+from driftline.learners.renewers import (
+    ContinualBackprop,
+    LayerReset,
+    ReDo,
+    ReGraMa,
+    SelfNormalizedReset,
+    SparseTraining,
+)
 
 Step = Literal["sgd", "adam"]
 
@@ -276,6 +285,52 @@ def weight_clipping(
     return trained(model, classes, WeightClipping(plain_step(optimizer, model, lr), kappa), normalize)
 
 
+def tag(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 2.5e-4,
+    b: float = 5.0,
+    base: Literal["rmsprop", "adagrad", "adam"] = "rmsprop",
+    variant: Literal["paper", "released"] = "paper",
+    heads: bool = False,
+    normalize: bool = False,
+) -> Learner:
+    """TAG: step sizes by agreement with earlier tasks, which it is told (Malviya et al., 2022)."""
+    step = TAG(model.parameters(), lr, b, base=base, variant=variant)
+    return by_task(trained(model, classes, step, normalize), classes, heads)
+
+
+def sparse(
+    model: nn.Module,
+    classes: int,
+    seed: int,
+    lr: float = 0.05,
+    density: float = 0.2,
+    allocation: Literal["erk", "uniform"] = "erk",
+    growth: Literal["random", "unfired", "gradient", "momentum"] = "random",
+    every: int = 100,
+    fraction: float = 0.5,
+    tasks: Literal["shared", "isolated"] = "shared",
+    heads: bool = False,
+    optimizer: Step = "sgd",
+    normalize: bool = False,
+) -> Learner:
+    """Dynamic sparse training: few weights, exchanged now and then; a mask for each task (Yildirim et al., 2024)."""
+    renewer = SparseTraining(
+        model,
+        density,
+        allocation=allocation,
+        growth=growth,
+        every=every,
+        fraction=fraction,
+        tasks=tasks,
+        seed=seed,
+    )
+    learner = trained(model, classes, step_with_clocks(optimizer, model, lr), normalize, renewers=[renewer])
+    return by_task(learner, classes, heads)
+
+
 def ncm(model: None, classes: int, seed: int) -> Learner:
     """Nearest class mean: predicts the class whose running mean is closest; no gradient."""
     return NearestClassMean(classes=classes)
@@ -308,6 +363,15 @@ def remembering(name: str, classes: int, capacity: int, seed: int) -> Replay:
     if name == "class-balanced" and not classes:
         raise ConfigError("memory='class-balanced' needs classes, and this stream has numbers to predict")
     return MEMORIES[name](capacity, seed=seed)
+
+
+def by_task(learner: GradientLearner, classes: int, heads: bool) -> GradientLearner:
+    """Return the learner with a head for each task, where that is asked for."""
+    if heads:
+        if not classes:
+            raise ConfigError("heads=true gives each task's classes a head, and this stream has none")
+        learner.loss = TaskCrossEntropy()
+    return learner
 
 
 def plain_step(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
