@@ -154,7 +154,8 @@ class TAG(StreamOptimizer):
 
         def corrected(task: str, v: Tensor) -> Tensor:
             if self.base == "adam" and self.variant == "paper":
-                return v / (1 - beta2 ** state[STEP + task])
+                steps: int = state[STEP + task]
+                v = v / (1 - beta2**steps)
             return v
 
         own = str(self.task)
