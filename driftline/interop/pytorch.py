@@ -13,7 +13,7 @@ from driftline.data.arrays import build
 from driftline.errors import ConfigError, DataError
 from driftline.interop.rows import MEMORY, ReadRows, Rows, draws, fits, read
 from driftline.stream.dataset import Dataset as OurDataset
-from driftline.stream.live import LiveStream, Sample, from_iterable
+from driftline.stream.live import LiveStream, from_iterable
 from driftline.stream.segment import Segment
 from driftline.stream.stream import Stream
 
@@ -155,7 +155,7 @@ class _Again:
     def __init__(self, source: IterableDataset[Any]) -> None:
         self.source = source
 
-    def __call__(self) -> Iterator[Sample]:
+    def __call__(self) -> Iterator[object]:
         return iter(self.source)
 
 
@@ -165,12 +165,12 @@ class LoaderSamples:
     def __init__(self, loader: DataLoader[Any], name: str) -> None:
         self.loader, self.name = loader, name
 
-    def __call__(self) -> Iterator[Sample]:
+    def __call__(self) -> Iterator[object]:
         """Begin anew."""
         for number, batch in enumerate(self.loader):
             yield from self._cut(batch, number)
 
-    def _cut(self, batch: object, number: int) -> Iterator[Sample]:
+    def _cut(self, batch: object, number: int) -> Iterator[object]:
         where = f"{self.name}, batch {number} of the loader"
         if getattr(self.loader, "batch_size", 1) is None and getattr(self.loader, "batch_sampler", None) is None:
             yield tuple(batch) if isinstance(batch, list) else batch

@@ -107,9 +107,9 @@ class PendingLabels:
             return None
         most = max(len(scores) for _, _, scores, _ in found)
         # Classes that came up while samples were waiting score -Inf in what was predicted before.
-        scores = [F.pad(scores, (0, most - len(scores)), value=-torch.inf) for _, _, scores, _ in found]
+        filled = [F.pad(scores, (0, most - len(scores)), value=-torch.inf) for _, _, scores, _ in found]
         x, y = torch.stack([x for x, _, _, _ in found]), torch.stack([y for _, y, _, _ in found])
-        return Answered(x, y, torch.stack(scores), min(position for _, _, _, position in found))
+        return Answered(x, y, torch.stack(filled), min(position for _, _, _, position in found))
 
     def _give_up(self) -> None:
         oldest = 0 if self.expire_after is None else self._now - self.expire_after

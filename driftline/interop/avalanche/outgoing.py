@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, TensorDataset
 from driftline.errors import ConfigError, DataError, ScenarioError
 from driftline.metrics.probe import SPLIT, stream_probe
 from driftline.stream.batch import Batch
+from driftline.stream.events import Labels
 from driftline.stream.live import LiveStream
 from driftline.stream.stream import Stream
 
@@ -198,6 +199,10 @@ class LiveExperiences:
 
     def __iter__(self) -> Iterator[DatasetExperience]:
         for batch in self.stream.batches(self.size):
+            if isinstance(batch, Labels):
+                raise DataError(
+                    f"{self.stream.name}: labels that come later, by id, which an Avalanche benchmark cannot hold"
+                )
             if batch.y is None or batch.labelled < len(batch):
                 raise DataError(
                     f"{self.stream.name}, positions {batch.position} to {batch.stop}: samples without a label, which "

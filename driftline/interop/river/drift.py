@@ -110,7 +110,7 @@ class DriftResponse(Learner):
     def state_dict(self) -> State:
         """Return the states of learner, detector and response."""
         state = {"learner": self.learner.state_dict(), "alarms": self.alarms, "start": self._start}
-        own = getattr(self.respond, "state_dict", dict)()
+        own: object = getattr(self.respond, "state_dict", dict)()
         return {**state, "respond": own, **_saved(self.detector)}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
@@ -121,8 +121,9 @@ class DriftResponse(Learner):
         self.learner.load_state_dict(cast(State, state["learner"]))
         self.detector, self.alarms = detector, cast(int, state["alarms"])
         self._start = copy.deepcopy(cast(State, state["start"]))
-        if hasattr(self.respond, "load_state_dict"):
-            self.respond.load_state_dict(cast(State, state["respond"]))
+        load = getattr(self.respond, "load_state_dict", None)
+        if load is not None:
+            load(cast(State, state["respond"]))
 
 
 class ReplayMore:

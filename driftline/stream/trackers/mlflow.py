@@ -50,11 +50,15 @@ class MLflowTracker:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._client.log_batch(
-            self.run_id, metrics=[Metric(n.replace("@", "/"), v, now, position) for n, v in values.items()]
-        )
+        metrics = [Metric(name.replace("@", "/"), value, now, position) for name, value in values.items()]
+        self._client.log_batch(self._begun(), metrics=metrics)
 
     def finish(self, record: Mapping[str, object]) -> None:
         """End the run."""
         ends = {"finished": "FINISHED", "stopped": "KILLED"}
-        self._client.set_terminated(self.run_id, ends.get(str(record["status"]), "FAILED"))
+        self._client.set_terminated(self._begun(), ends.get(str(record["status"]), "FAILED"))
+
+    def _begun(self) -> str:
+        if self.run_id is None:
+            raise ConfigError("MLflowTracker has not been started; give it to run(trackers=[...])")
+        return self.run_id
