@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import driftline
-from driftline.diagnosis import LOOK, follow, look
+from driftline.diagnosis.course import LOOK, follow, look
+from driftline.diagnosis.remedies import REMEDIES
 from driftline.errors import ConfigError, InputError, MissingDataError
 from driftline.learners import GradientLearner, InputNormalizer, NearestClassMean, squared_error
 from driftline.learners.renewers import ContinualBackprop
 from driftline.metrics import OnlineAccuracy
 from driftline.models import mlp
-from driftline.remedies import REMEDIES
 from driftline.scenarios import drifting_regression, permuted_inputs
 from driftline.stream import Segment, Stream, from_iterable
 

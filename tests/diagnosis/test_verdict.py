@@ -2,8 +2,8 @@ import random
 
 import pytest
 
+from driftline.diagnosis.verdict import FEWEST_TASKS, interval, judge
 from driftline.errors import DataError
-from driftline.verdict import FEWEST_TASKS, interval, judge
 
 GUESS = 0.1
 
