@@ -87,8 +87,8 @@ def diagnose(
     """Say whether a learner is losing plasticity on a stream of tasks, what goes with it, and which remedy helps.
 
     The learner plays the stream once. At each task (segment) a copy of it as it was at first learns the same samples,
-    and the two are compared; see :func:`driftline.diagnosis.judge` for the criterion. Then each remedy is tried from the
-    same first weights.
+    and the two are compared; see :func:`driftline.diagnosis.judge` for the criterion. Then each remedy is tried from
+    the same first weights.
 
     Parameters
     ----------
