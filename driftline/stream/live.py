@@ -42,7 +42,7 @@ class LiveStream:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
-        check = _Entrance(self.name, len(self.classes))
+        check = Entrance(self.name, len(self.classes))
         info = SegmentInfo(0, self.name, 0, None)
         position = start
         samples = self._samples(start)
@@ -169,7 +169,7 @@ def from_iterable(source: Source, classes: int | Sequence[str] = (), name: str =
     return LiveStream(source, tuple(names), seed, name)
 
 
-class _Entrance:
+class Entrance:
     """Checks samples as they come in, against the first."""
 
     def __init__(self, name: str, classes: int) -> None:
@@ -178,6 +178,7 @@ class _Entrance:
         self._target: torch.Size | None = None
 
     def __call__(self, item: Sample, position: int) -> tuple[Tensor, Tensor | None]:
+        """Return a sample's x and y as tensors; raise InputError when it cannot be used."""
         where = f"{self._name}, position {position}"
         x, y = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
         x = self._tensor(x, where)

@@ -1,0 +1,85 @@
+"""What goes into the edge loop and what comes out: samples, labels that come later, predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Id = int | str
+Served = Literal["adapted", "shipped", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A sample with a name of its own, so that its label can come later.
+
+    Parameters
+    ----------
+    x : Tensor, array or list, shape (*input)
+        uint8 means image bytes.
+    y : int, optional
+        Its label, where it is known at once.
+    id : int or str, optional
+        Default: its position in the stream.
+    """
+
+    x: object
+    y: object = None
+    id: Id | None = None
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """The label of a sample that was predicted before.
+
+    Parameters
+    ----------
+    id : int or str
+        Of the sample.
+    y : int
+        Class index.
+    """
+
+    id: Id
+    y: object
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to one sample.
+
+    Parameters
+    ----------
+    id : int or str
+        Of the sample.
+    position : int
+        Which item of the source it was, from 0.
+    scores : Tensor or None
+        (classes,); None when the sample could not be used.
+    served : "adapted", "shipped" or "none"
+        Which model answered.
+    latency : float
+        Seconds from the sample's arrival to this answer.
+    error : str, optional
+        Why there are no scores.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Prediction(7, 7, torch.tensor([0.1, 2.0]), "adapted", 0.004).label
+    1
+    """
+
+    id: Id
+    position: int
+    scores: Tensor | None
+    served: Served
+    latency: float
+    error: str | None = None
+
+    @property
+    def label(self) -> int | None:
+        """The class with the highest score, or None."""
+        return None if self.scores is None else int(self.scores.argmax())
