@@ -275,6 +275,11 @@ class AdaptationLoop:
         """Ask the loop to end before the next sample, from a signal handler or another thread."""
         self._stop = True
 
+    @property
+    def checkpoint_age(self) -> float:
+        """Seconds since a state was written, or since the start."""
+        return self._saving.age
+
     def feedback(self, id: Id, y: object) -> None:
         """Take in the label of a sample that was answered; call it from the thread that iterates."""
         self.health.count("feedback")

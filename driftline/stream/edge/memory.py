@@ -74,7 +74,7 @@ class MemoryPlan:
         return "\n".join(f"{name:24}{size / 1e6:10.1f} MB" for name, size in rows)
 
 
-class PeakBytes(TorchDispatchMode):
+class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors made inside, those of the backward pass too: ``live`` now and at the ``peak``.
 
     Examples
@@ -88,7 +88,7 @@ class PeakBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: set[int] = set()
 

@@ -63,7 +63,8 @@ class Serving:
             player.load_state_dict(cast(Mapping[str, object], load))
         self.good = self.snapshot()
         self._worker = Worker("adapting", niceness=10) if background else None
-        self._trainer, self._standby = (copy.deepcopy(player), copy.deepcopy(player)) if background else (None, None)
+        self._trainer: Player | None = copy.deepcopy(player) if background else None
+        self._standby: Player | None = copy.deepcopy(player) if background else None
         self._job: Job[None] | None = None
         self._moved = False
         self._failed_at_good = 0

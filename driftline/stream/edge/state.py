@@ -179,6 +179,21 @@ def files(folder: str | Path) -> list[Path]:
     return sorted(path for path in Path(folder).glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdigit())
 
 
+def owner_of(folder: str | Path) -> str | None:
+    """Return who owns a folder now, None when nobody does."""
+    try:
+        lock = os.open(Path(folder) / "lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return os.pread(lock, 100, 0).decode(errors="replace").strip() or "another process"
+    finally:
+        os.close(lock)
+    return None
+
+
 def number_of(file: Path) -> int:
     """Return the number of a generation."""
     return int(file.name[len(PREFIX) :])
@@ -235,16 +250,26 @@ def _own(folder: Path) -> tuple[int | None, bool]:
             lock = os.open(path, os.O_RDONLY)
         except OSError:
             return None, False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not _locked(lock):
         owner = os.pread(lock, 100, 0).decode(errors="replace").strip() or "another process"
         os.close(lock)
         raise ConfigError(
             f"{folder} belongs to {owner}, which is running; stop it, or give this loop a folder of its own"
-        ) from None
+        )
     if writable:
         with contextlib.suppress(OSError):
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"process {os.getpid()}".encode(), 0)
     return lock, writable
+
+
+def _locked(lock: int) -> bool:
+    """Lock a file; return whether it was free. Whoever only looks (:func:`owner_of`) holds it for a moment."""
+    for patience in (0.05, 0.05, 0.0):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(patience)
+        else:
+            return True
+    return False
