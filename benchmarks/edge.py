@@ -6,7 +6,7 @@
     DRIFTLINE_DATA=... python benchmarks/edge.py kills --kills 30
 
 ResNet-20 with the released weights meets CIFAR-10's first 1 000 test images, drawn at random and one at a time, under
-six corruptions in turn, each of which rises from severity 0 to 5 and falls again within ``--period`` images. Presets
+six corruptions in turn, each of which rises from severity 1 to 5 and falls again within ``--period`` images. Presets
 run in a process each; a name with a suffix, such as affine-background, says what happens when there is no time.
 """
 
@@ -59,10 +59,9 @@ class Recording:
                 for begin in range(0, samples, CHUNK):
                     x = images.rows(index[begin : begin + CHUNK])
                     phase = begin % period / period
-                    severity = 10 * min(phase, 1 - phase)
-                    if severity > 0:
-                        name = ORDER[begin // period % len(ORDER)]
-                        x = get(name, severity)(x, torch.Generator().manual_seed(begin))
+                    name = ORDER[begin // period % len(ORDER)]
+                    corrupt = get(name, 1 + 8 * min(phase, 1 - phase))
+                    x = corrupt(x, torch.Generator().manual_seed(begin))
                     file.write((x * 255).round().clamp(0, 255).byte().numpy().tobytes())
             unfinished.replace(self.path)
 
@@ -157,9 +156,7 @@ def one(name: str, chosen: argparse.Namespace) -> dict[str, object]:
 
 def presets(chosen: argparse.Namespace) -> None:
     Recording(chosen.out, chosen.samples, chosen.period)
-    print(
-        "| preset | accuracy % | p50 ms | p99 ms | late % | samples adapted to % | CPU ms a sample | RSS MB | rollbacks |"
-    )
+    print("| preset | accuracy % | p50 ms | p99 ms | late % | adapted to % | CPU ms a sample | RSS MB | rollbacks |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in chosen.presets.split(","):
         done = subprocess.run([sys.executable, *sys.argv, "--one", name], stdout=subprocess.PIPE, text=True, check=True)

@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PRINTS = {
     "adapt_at_test_time": "mean over the domains, contrast 3",
+    "adapt_on_a_device": "'predictions': 359",
     "own_scenario": "near_future_accuracy",
     "live_stream": "3000 {'online_accuracy'",
     "many_seeds": "lr 0.1   seed 2: 0.",

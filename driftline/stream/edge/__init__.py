@@ -1,6 +1,7 @@
 """The loop on an edge device: adapt within a latency and memory budget, for months, and never end up worse."""
 
 from driftline.stream.edge.events import EventLog, read_events
+from driftline.stream.edge.fleet import merge
 from driftline.stream.edge.floor import Floor
 from driftline.stream.edge.loop import AdaptationLoop
 from driftline.stream.edge.presets import PRESETS, preset
@@ -16,6 +17,7 @@ __all__ = [
     "Prediction",
     "Sample",
     "StateStore",
+    "merge",
     "preset",
     "read_events",
     "roll_back",

@@ -115,9 +115,10 @@ class Adapting:
 
     def _succeeded(self) -> None:
         health = self.journal.health
-        health.count("adaptations")
-        health.count("adapted_samples", self._samples)
+        # A guard at rest only predicts.
         if getattr(self.serving.player, "adapted", True):
+            health.count("adaptations")
+            health.count("adapted_samples", self._samples)
             self.pace.adapted(self._samples, max(0.0, self.clock() - self._begun))
         self._failures, self._rest = 0, 0.0
         guard, rollbacks = guard_of(self.serving.player), self._guard_rollbacks()

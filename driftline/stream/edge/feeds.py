@@ -24,7 +24,7 @@ class Played:
     >>> feed = Played(data.load("digits"), labels=True)
     >>> feed.seek(1436)
     >>> [(tuple(x.shape), y) for x, y in feed]
-    [((64,), 9), ((64,), 8)]
+    [((1, 8, 8), 9), ((1, 8, 8), 8)]
     """
 
     def __init__(self, dataset: Dataset, labels: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -14,7 +14,7 @@ from typing import Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from driftline.adapters import Adapter, CollapseGuard
+from driftline.adapters import Adapter
 from driftline.adapters.settings import above, at_least
 from driftline.errors import CheckpointError, ConfigError, SourceError
 from driftline.learners import Learner
@@ -25,21 +25,21 @@ from driftline.stream.edge.floor import Floor
 from driftline.stream.edge.health import Health, uncertainty
 from driftline.stream.edge.intake import Arrival, Intake, Overload
 from driftline.stream.edge.journal import Journal
+from driftline.stream.edge.labels import Labels
 from driftline.stream.edge.memory import MemoryPlan
 from driftline.stream.edge.pace import Pace, WhenLate
 from driftline.stream.edge.planning import plan
-from driftline.stream.edge.samples import Feedback, Id, Prediction, Sample, Served
+from driftline.stream.edge.samples import Feedback, Id, Prediction, as_sample
 from driftline.stream.edge.saving import Saving
-from driftline.stream.edge.serving import Answer, Player, Serving, describe, guard_of, shipped_model
+from driftline.stream.edge.serving import Answer, Player, Serving, describe, guarded, shipped_model
 from driftline.stream.edge.sink import Receiver, Sink
 from driftline.stream.edge.state import StateStore
+from driftline.stream.edge.watch import Watch
 from driftline.stream.live import Entrance, Source
 from driftline.weights import weights_hash
 
 TICK = 0.1
 """Seconds between looks at the clock and at signals while no sample comes."""
-GUARDED = 8
-"""Samples of one adaptation from which on a guard's averages mean something."""
 CLOSING = 10.0
 """Seconds that a receiver and a checkpoint being written are waited for at the end."""
 
@@ -86,8 +86,8 @@ class AdaptationLoop:
     example : Tensor, shape (*input), optional
         A sample such as will come. With it, memory and time are planned before the start (``plan``).
     guard : bool, optional
-        Put a :class:`~driftline.adapters.CollapseGuard` around the adapter, unless it has one. Default: when it adapts
-        to 8 samples at a time or more.
+        Put a :class:`~driftline.adapters.CollapseGuard` around the adapter, which does not watch the features, unless
+        it has one. Default: when it adapts to 8 samples at a time or more.
     floor : Floor, optional
         When labels show that the adapted model errs more than the shipped one, the shipped one answers.
     sink : callable, optional
@@ -189,12 +189,11 @@ class AdaptationLoop:
             above(name, seconds, 0)
         if memory_budget is not None and example is None:
             raise ConfigError("memory_budget needs example=..., a sample such as will come, to plan with")
-        self.clock, self.window, self.pending = clock, window, pending
-        self.stall_after, self.detector = stall_after, detector
+        self.clock, self.window, self.detector = clock, window, detector
         self.pace, self.floor = Pace(latency_budget, when_late), floor or Floor()
         model = shipped_model(player, shipped)
         self._hash = weights_hash(model)
-        player = _guarded(player, model, guard, batch_size)
+        player = guarded(player, model, guard, batch_size)
         self._gate, self.plan = Entrance("sample", 0), cast(MemoryPlan | None, None)
         if example is not None:
             x = as_input(self._gate((example, None), 0)[0])[None]
@@ -211,7 +210,6 @@ class AdaptationLoop:
             batch_size = self.plan.batch_size
         self.position = 0
         self._recent: deque[Tensor] = deque(maxlen=window)
-        self._unlabelled: OrderedDict[Id, tuple[Tensor, Served, int]] = OrderedDict()
         self._last: tuple[Prediction, Tensor | None, Answer | None, object] | None = None
         self.store = state_dir if isinstance(state_dir, StateStore) else StateStore(state_dir, clock=clock)
         try:
@@ -220,6 +218,7 @@ class AdaptationLoop:
             state = self._found(player)
             self.serving = Serving(player, model, when_late == "background", load=state.get("player"))
             self.adapting = Adapting(self.serving, self.pace, batch_size, pause, self.journal, clock)
+            self._labels = Labels(self.serving, self.adapting, self.floor, self.journal, pending)
             self._resume(state)
             self._intake = Intake(source, queue, overload, self.position, clock, reconnect)
         except BaseException:
@@ -229,9 +228,8 @@ class AdaptationLoop:
         self._saving = Saving(self.store, checkpoint_every, self.journal, clock)
         if not state:
             self._saving.start(self._state(), force=True)
-        self._heard_at = clock()
-        self._before = dict.fromkeys(("drops", "failures", "sink_dropped", "sink_failed"), 0)
-        self._stalled = self._stop = self.closed = False
+        self._watch = Watch(self._intake, self._sink, self.journal, stall_after, clock)
+        self._stop = self.closed = False
         self._handlers: dict[signal.Signals, Handler] = {}
 
     # --- use
@@ -249,10 +247,10 @@ class AdaptationLoop:
             if arrival is None:
                 if self._intake.ended:
                     break
-                self._look_for_stall()
+                self._watch.nothing_came(self.position)
                 self._chores()
                 continue
-            self._heard_at, self._stalled = self.clock(), False
+            self._watch.heard()
             if not isinstance(arrival.item, Feedback):
                 return self._answer(arrival)
             self.feedback(arrival.item.id, arrival.item.y)
@@ -282,25 +280,7 @@ class AdaptationLoop:
 
     def feedback(self, id: Id, y: object) -> None:
         """Take in the label of a sample that was answered; call it from the thread that iterates."""
-        self.health.count("feedback")
-        known = self._unlabelled.pop(id, None)
-        label = None if known is None else _class(y, len(self.serving.by_shipped(known[0])))
-        if known is None or label is None:
-            self.health.count("feedback_unknown")
-            return
-        x, served, answer = known
-        adapted: int | None = answer
-        if served != "adapted":
-            shadow = self.serving.predict(x)
-            adapted = int(shadow.scores.argmax()) if shadow.served == "adapted" else None
-        shipped = int(self.serving.by_shipped(x).argmax())
-        if self.floor.feedback(answer == label, shipped == label, adapted == label):
-            self.serving.reset()
-            self.adapting.forget()
-            why = f"{self.floor.excess} errors more than the shipped model in {self.floor.window} labels or fewer"
-            self.adapting.went_back("floor", "the shipped model", why)
-        if isinstance(self.serving.player, Learner):
-            self.adapting.collect(x[-1:], torch.tensor([label]))
+        self._labels.feedback(id, y)
 
     def close(self, why: str = "closed") -> None:
         """Save, let the receiver take what waits, and give the folder back; called again it does nothing."""
@@ -312,7 +292,7 @@ class AdaptationLoop:
         if self._sink is not None:
             self._sink.close(CLOSING)
         saved = self._saving.finish(self._state, CLOSING)
-        self._read_counters()
+        self._watch.look()
         self.serving.close()
         self.journal.log.write("stopped", why=why, position=self.position, state=saved, **self.health.report())
         self.journal.log.close()
@@ -336,7 +316,7 @@ class AdaptationLoop:
     # --- a sample
 
     def _answer(self, arrival: Arrival) -> Prediction:
-        sample = _as_sample(arrival.item)
+        sample = as_sample(arrival.item)
         name = arrival.position if sample.id is None else sample.id
         x: Tensor | None = None
         answer: Answer | None = None
@@ -353,7 +333,7 @@ class AdaptationLoop:
         else:
             prediction = Prediction(name, arrival.position, answer.scores, answer.served, self._since(arrival.at))
         if answer is not None:
-            self.pace.predicted(min(prediction.latency, self._since(self._heard_at)))
+            self.pace.predicted(min(prediction.latency, self._since(self._watch.heard_at)))
         self.health.answered(prediction.latency, prediction.latency > self.pace.budget)
         if self._sink is not None:
             self._sink.put(prediction)
@@ -372,24 +352,16 @@ class AdaptationLoop:
                 self.health.count("predict_failures")
                 if not answer.memory:
                     self.adapting.recover(answer.trouble)
-            self._remember(prediction, x, answer)
+            self._recent.append(x)
+            self._labels.remember(prediction.id, torch.cat([*self._recent]), answer)
             if not isinstance(self.serving.player, Learner):
                 self.adapting.collect(x)
             if y is not None:
                 self.feedback(prediction.id, y)
-            self._watch(answer.scores)
+            self._look_for_drift(answer.scores)
         self._chores()
 
-    def _remember(self, prediction: Prediction, x: Tensor, answer: Answer) -> None:
-        """Keep what is needed when the sample's label comes."""
-        self._recent.append(x)
-        # The adapted model's own answer is known already, so the samples before it are not needed.
-        kept = x if answer.served == "adapted" else torch.cat([*self._recent])
-        self._unlabelled[prediction.id] = kept, answer.served, int(answer.scores.argmax())
-        if len(self._unlabelled) > self.pending:
-            self._unlabelled.popitem(last=False)
-
-    def _watch(self, scores: Tensor) -> None:
+    def _look_for_drift(self, scores: Tensor) -> None:
         if self.detector is not None:
             self.detector.update(uncertainty(scores))
             if self.detector.drift_detected:
@@ -403,40 +375,12 @@ class AdaptationLoop:
         self._saving.look()
         if self._saving.due:
             self._saving.start(self._state())
-        self._read_counters()
-        self.journal.report(position=self.position, checkpoint_age=round(self._saving.age, 3), served=self._served)
-
-    @property
-    def _served(self) -> Served:
-        return "adapted" if self.floor.adapted else "shipped"
+        self._watch.look()
+        served = "adapted" if self.floor.adapted else "shipped"
+        self.journal.report(position=self.position, checkpoint_age=round(self._saving.age, 3), served=served)
 
     def _since(self, start: float) -> float:
         return max(0.0, self.clock() - start)
-
-    def _look_for_stall(self) -> None:
-        if not self._stalled and not 0 <= self.clock() - self._heard_at < self.stall_after:
-            self._stalled = True
-            self.health.count("stalls")
-            self.journal.say("stalled", position=self.position, seconds=round(self._since(self._heard_at), 3))
-
-    def _read_counters(self) -> None:
-        """Take over what the threads beside have counted."""
-        now = {"drops": self._intake.dropped, "failures": self._intake.failures, "sink_dropped": 0, "sink_failed": 0}
-        if self._sink is not None:
-            now["sink_dropped"], now["sink_failed"] = self._sink.dropped, self._sink.failed
-        new = {name: count - self._before[name] for name, count in now.items()}
-        self._before = now
-        if new["drops"]:
-            self.health.count("dropped", new["drops"])
-            self.journal.say("dropped", items=new["drops"], policy=self._intake.overload)
-        if new["failures"]:
-            self.health.count("source_failures", new["failures"])
-            self.journal.say("source_failed", error=self._intake.error)
-        if new["sink_dropped"] or new["sink_failed"]:
-            self.health.count("sink_dropped", new["sink_dropped"])
-            self.health.count("sink_failures", new["sink_failed"])
-            error = None if self._sink is None else self._sink.error
-            self.journal.say("sink", dropped=new["sink_dropped"], failed=new["sink_failed"], error=error)
 
     # --- state
 
@@ -453,7 +397,7 @@ class AdaptationLoop:
             "floor": self.floor.state_dict(),
             "adapting": self.adapting.state_dict(),
             "recent": list(self._recent),
-            "allowance": self.store.allowance,
+            "allowance": self.store.allowance - self.store.last_size,
         }
 
     def _found(self, player: Player) -> dict[str, object]:
@@ -489,30 +433,3 @@ class AdaptationLoop:
         if state["adapting"] is not None:
             self.adapting.load_state_dict(cast("dict[str, object]", state["adapting"]))
         self._recent.extend(cast("list[Tensor]", state["recent"]))
-
-
-def _guarded(player: Player, model: nn.Module, guard: bool | None, batch_size: int) -> Player:
-    """Put a guard around an adapter, if it is asked for or fits."""
-    if isinstance(player, Learner):
-        if guard:
-            raise ConfigError("guard=True: a guard goes around an adapter; a learner is judged by its labels")
-        return player
-    wanted = batch_size >= GUARDED if guard is None else guard
-    return CollapseGuard(player, source=model) if wanted and guard_of(player) is None else player
-
-
-def _as_sample(item: object) -> Sample:
-    if isinstance(item, Sample):
-        return item
-    return Sample(*item) if isinstance(item, tuple) and len(item) == 2 else Sample(item)
-
-
-def _class(y: object, classes: int) -> int | None:
-    """Return a label as a class index; None when it is none."""
-    try:
-        label = torch.as_tensor(y)
-    except Exception:
-        return None
-    if label.dim() or label.is_floating_point() or label.dtype == torch.bool or not 0 <= int(label) < classes:
-        return None
-    return int(label)

@@ -83,3 +83,16 @@ class Prediction:
     def label(self) -> int | None:
         """The class with the highest score, or None."""
         return None if self.scores is None else int(self.scores.argmax())
+
+
+def as_sample(item: object) -> Sample:
+    """Return an item of a source as a sample: it is one, a pair (x, y), or x alone.
+
+    Examples
+    --------
+    >>> as_sample(([1.0], 2)).y, as_sample([1.0]).y
+    (2, None)
+    """
+    if isinstance(item, Sample):
+        return item
+    return Sample(*item) if isinstance(item, tuple) and len(item) == 2 else Sample(item)

@@ -21,6 +21,9 @@ from driftline.stream.modules import evaluate
 
 Player = Adapter | Learner
 
+GUARDED = 8
+"""Samples of one adaptation from which on a guard's averages mean something."""
+
 
 class Answer(NamedTuple):
     """Scores (classes,), whose they are, and what was wrong with the adapted model if they are not its own."""
@@ -196,6 +199,27 @@ def shipped_model(player: Player, given: nn.Module | None) -> nn.Module:
             "shipped=..."
         )
     return frozen(network)
+
+
+def guarded(player: Player, model: nn.Module, guard: bool | None, batch_size: int) -> Player:
+    """Put a guard with the shipped model around an adapter, if it is asked for or fits, and there is none yet.
+
+    It does not watch how far features have moved: under a strong corruption they move away from the shipped model's
+    where adapting helps, too. Its averages are as long as the guard's own levels were found with, in samples.
+
+    Raises
+    ------
+    ConfigError
+        When it is asked for around a learner.
+    """
+    if isinstance(player, Learner):
+        if guard:
+            raise ConfigError("guard=True: a guard goes around an adapter; a learner is judged by its labels")
+        return player
+    wanted = batch_size >= GUARDED if guard is None else guard
+    if not wanted or guard_of(player) is not None:
+        return player
+    return CollapseGuard(player, drift=None, momentum=min(0.3, batch_size / 100), source=model)
 
 
 def guard_of(player: Player) -> CollapseGuard | None:
