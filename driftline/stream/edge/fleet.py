@@ -64,7 +64,7 @@ def merge(folders: Sequence[str | Path]) -> dict[str, Tensor]:
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return torch.tensordot(weights, values.double(), 1).to(values.dtype)
+    return cast(Tensor, torch.tensordot(weights, values.double(), 1)).to(values.dtype)
 
 
 def _newest(folder: Path) -> dict[str, object]:

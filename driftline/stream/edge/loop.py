@@ -86,8 +86,8 @@ class AdaptationLoop:
     example : Tensor, shape (*input), optional
         A sample such as will come. With it, memory and time are planned before the start (``plan``).
     guard : bool, optional
-        Put a :class:`~driftline.adapters.CollapseGuard` around the adapter, which does not watch the features, unless
-        it has one. Default: when it adapts to 8 samples at a time or more.
+        Put a :class:`~driftline.adapters.CollapseGuard` that watches entropy and marginal around the adapter, unless it
+        has one. Default: when it adapts to 8 samples at a time or more.
     floor : Floor, optional
         When labels show that the adapted model errs more than the shipped one, the shipped one answers.
     sink : callable, optional

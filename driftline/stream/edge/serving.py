@@ -204,8 +204,9 @@ def shipped_model(player: Player, given: nn.Module | None) -> nn.Module:
 def guarded(player: Player, model: nn.Module, guard: bool | None, batch_size: int) -> Player:
     """Put a guard with the shipped model around an adapter, if it is asked for or fits, and there is none yet.
 
-    It does not watch how far features have moved: under a strong corruption they move away from the shipped model's
-    where adapting helps, too. Its averages are as long as the guard's own levels were found with, in samples.
+    It watches what is predicted (entropy and marginal), not how far the adapted model is from the shipped one (drift
+    and accuracy): under a strong corruption, where the shipped model is surely wrong, adapting that helps leads away
+    from it, too. The averages are longer for small batches.
 
     Raises
     ------
@@ -219,7 +220,7 @@ def guarded(player: Player, model: nn.Module, guard: bool | None, batch_size: in
     wanted = batch_size >= GUARDED if guard is None else guard
     if not wanted or guard_of(player) is not None:
         return player
-    return CollapseGuard(player, drift=None, momentum=min(0.3, batch_size / 100), source=model)
+    return CollapseGuard(player, drift=None, accuracy=None, momentum=min(0.3, batch_size / 100), source=model)
 
 
 def guard_of(player: Player) -> CollapseGuard | None:

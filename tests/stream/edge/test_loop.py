@@ -191,9 +191,9 @@ def test_a_guard_is_put_around_adapters_of_batches_and_none_around_another_guard
 
 
 def test_a_collapse_is_rolled_back_and_told(tmp_path):
-    player = CollapseGuard(Tent(network(), lr=5.0), source=network(), pause=2)
+    loop = make(tmp_path, samples(240), Tent(network(), lr=5.0), guard=True)
     with pytest.warns(UserWarning, match="collapsed"):
-        scores_of(make(tmp_path, samples(160), player, shipped=None))
+        scores_of(loop)
     assert told(tmp_path, "rollback")[0]["signal"].startswith("guard")
 
 
