@@ -189,7 +189,8 @@ def kills(chosen: argparse.Namespace) -> None:
             os.close(theirs)
             with os.fdopen(ours) as answers:
                 first = int(answers.readline())
-                delay = draw.uniform(0, 4 * chosen.interval)
+                began = time.time()
+                delay = draw.uniform(0, 10 * chosen.interval)
                 killer = subprocess.Popen(["sh", "-c", f"sleep {delay:.3f}; kill -9 {child}"])
                 got = [first, *(int(line) for line in answers if line.endswith("\n"))]
             killed = time.time()
@@ -200,7 +201,8 @@ def kills(chosen: argparse.Namespace) -> None:
             with StateStore(folder) as store:
                 number, state = store.newest()
                 damaged += len(store.damaged)
-                age = killed - store.files()[-1].stat().st_mtime
+                # What was lost before this life began is another's.
+                age = killed - max(began, store.files()[-1].stat().st_mtime)
             # The last answer may have been taken without the loop being asked for the next one.
             worst_samples = max(worst_samples, got[-1] + 1 - state["position"])
             worst_seconds = max(worst_seconds, age)
@@ -209,7 +211,7 @@ def kills(chosen: argparse.Namespace) -> None:
     print(
         f"{chosen.kills} kills at random instants, a state every {chosen.interval} s: {number} states written, "
         f"{damaged} damaged; {max(delivered) + 1} images answered, {len(missing)} missing; answers after the last "
-        f"state, to be given again: at most {worst_samples}; age of the last state: at most {worst_seconds:.2f} s"
+        f"state, to be given again: at most {worst_samples}; seconds of adapting lost: at most {worst_seconds:.2f}"
     )
 
 

@@ -14,6 +14,9 @@ FORGET = 0.95
 RETRY = 0.99
 """What is left of the estimates at each skip, so that a passing load does not stop adapting for ever."""
 
+SHARES = (1, 2, 4)
+"""A batch is cut to a quarter at most: what normalises by the batch is led astray by a few samples."""
+
 
 class Pace:
     """Decides, before each adaptation, to how many of the collected samples there is time to adapt.
@@ -27,7 +30,7 @@ class Pace:
         Seconds from a sample's arrival to its prediction.
     when_late : "skip", "smaller" or "background"
         What happens to a batch for which there is no time: nothing is learned from it; as much of it (its newest
-        half, quarter, ...) as there is time for; "background": all of it, since another thread does it.
+        half, or quarter) as there is time for; "background": all of it, since another thread does it.
 
     Raises
     ------
@@ -39,8 +42,8 @@ class Pace:
     >>> pace = Pace(0.1, "smaller")
     >>> pace.predicted(0.01)
     >>> pace.adapted(16, 0.16)
-    >>> pace.choose(16, waiting=0), pace.choose(16, waiting=7), pace.choose(16, waiting=20)
-    (8, 2, 0)
+    >>> pace.choose(16, waiting=0), pace.choose(16, waiting=3), pace.choose(16, waiting=7)
+    (8, 4, 0)
     """
 
     def __init__(self, budget: float, when_late: WhenLate = "smaller") -> None:
@@ -58,6 +61,9 @@ class Pace:
     def adapted(self, samples: int, seconds: float) -> None:
         """Note what adapting to so many samples took."""
         self.cost[samples] = max(seconds, FORGET * self.cost.get(samples, 0.0))
+        for fewer in self.cost:
+            if fewer < samples:
+                self.cost[fewer] = max(self.cost[fewer], seconds * fewer / samples)
 
     def choose(self, collected: int, waiting: int) -> int:
         """Return to how many samples to adapt now, 0 for none.
@@ -73,18 +79,16 @@ class Pace:
         if self.when_late == "background":
             return collected
         room = self.budget - (waiting + 1) * self.prediction
-        size = collected
-        while size:
-            if self._expected(size) <= room:
+        parts = SHARES if self.when_late == "smaller" else SHARES[:1]
+        for size in (collected // part for part in parts):
+            if size and self._expected(size) <= room:
                 return size
-            size = size // 2 if self.when_late == "smaller" else 0
         self.cost = {samples: RETRY * cost for samples, cost in self.cost.items()}
         return 0
 
     def _expected(self, samples: int) -> float:
-        """Return a cost from that of the nearest larger batch known, else smaller, in proportion."""
-        if not self.cost:
-            return 0.0
-        larger = [known for known in self.cost if known >= samples]
-        nearest = min(larger) if larger else max(self.cost)
-        return self.cost[nearest] * samples / nearest
+        """Return a cost: more samples cost at most in proportion, fewer are taken to."""
+        fewer = [cost * samples / known for known, cost in self.cost.items() if known <= samples]
+        if fewer:
+            return min(fewer)
+        return min((cost * samples / known for known, cost in self.cost.items()), default=0.0)

@@ -28,6 +28,17 @@ def test_a_passing_load_does_not_stop_adapting_for_ever():
     assert 100 < tries < 1000
 
 
+def test_one_slow_measurement_is_corrected_by_the_smaller_batches_that_follow():
+    pace = Pace(0.1, "smaller")
+    pace.adapted(8, 0.4)
+    assert pace.choose(8, waiting=0) == 2
+    pace.adapted(2, 0.01)
+    assert pace.choose(8, waiting=0) == 8
+    # It is slow indeed: the smaller batches are no measure of it.
+    pace.adapted(8, 0.4)
+    assert pace.choose(8, waiting=0) == 2
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_floor_holds_over_every_run_of_labels_up_to_its_window(seed):
     draw = random.Random(seed)
