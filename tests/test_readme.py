@@ -22,7 +22,10 @@ def blocks(language: str, page: str = "README.md") -> list[str]:
     ("page", "printed"),
     [
         ("README.md", ["near_future_accuracy", "{'online_accuracy'"]),
-        ("docs/guide.md", ["'idle', 'running', 'jammed'", "blind_accuracy", "large steps, guarded", "1200 ", "of 100 right, 0 late"]),
+        (
+            "docs/guide.md",
+            ["'idle', 'running', 'jammed'", "blind_accuracy", "large steps, guarded", "1200 ", "of 100 right, 0 late"],
+        ),
     ],
 )
 def test_the_python_blocks_run_in_order_and_print_results(tmp_path, page, printed):
