@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from driftline.edge_cli import adapt_command, rollback_command, status_command, values
 from driftline.errors import ConfigError, DriftlineError, SourceError, unknown
 
 if TYPE_CHECKING:
@@ -116,21 +116,21 @@ def run_command(
         samples,
         standardize,
         device,
-        _values(scenario_set),
-        _values(data_set),
-        _values(learner_set),
-        _values(model_set),
+        values(scenario_set),
+        values(data_set),
+        values(learner_set),
+        values(model_set),
         _seeds(seeds),
-        _values(grid),  # type: ignore[arg-type]
+        values(grid),  # type: ignore[arg-type]
         _range(input_range),
         compile,
         reset,  # type: ignore[arg-type]
         _real_time(real_time),
         source,
-        _values(source_set),
+        values(source_set),
         window,
         guard,
-        _values(guard_set),
+        values(guard_set),
     )
     report = plan.run(
         out, root=data_root, name=name, overwrite=overwrite, progress=progress, checkpoint_every=checkpoint_every
@@ -290,23 +290,16 @@ def corrupt_command(
     from driftline.scenarios.corruptions.files import write_corrupted
 
     names = [name.strip() for name in corruption.split(",") if name.strip()] or STANDARD
-    images = load(data, data_root, split=split, **_values(data_set))  # type: ignore[arg-type]
+    images = load(data, data_root, split=split, **values(data_set))  # type: ignore[arg-type]
     folder = write_corrupted(images, out, names, _seeds(severity, "--severity", "severity"), seed, overwrite)
     typer.echo(f"wrote {len(names)} corruptions of {len(images)} images to {folder}")
 
 
-def _values(settings: list[str] | None) -> dict[str, object]:
-    """Read ``key=value`` settings; a value that is JSON is taken as such, anything else as text."""
-    values: dict[str, object] = {}
-    for setting in settings or []:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{setting!r}: expected key=value, such as tasks=5")
-        try:
-            values[key.strip().replace("-", "_")] = json.loads(text)
-        except ValueError:
-            values[key.strip().replace("-", "_")] = text
-    return values
+app.command("adapt", help="Run a model on a device: driftline adapt --source - --state DIR --preset statistics")(
+    adapt_command
+)
+app.command("status", help="Show how such a loop is, running or not: driftline status DIR")(status_command)
+app.command("rollback", help="Reject the newest state of a stopped loop: driftline rollback DIR")(rollback_command)
 
 
 def _seeds(text: str, option: str = "--seeds", what: str = "seed") -> tuple[int, ...]:

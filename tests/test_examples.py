@@ -15,6 +15,7 @@ PRINTS = {
     "avalanche_learner": "Replay  average accuracy 0.",
     "avalanche_strategy": "replay with parts: accuracy on all experiences 0.",
     "torch_datasets": "1200 {'MulticlassAccuracy': 0.",
+    "adapt_on_a_device": "'predictions': 359",
     "own_scenario": "near_future_accuracy",
     "learner_in_river": "Accuracy: ",
     "river_model": "river_f1 0.8",

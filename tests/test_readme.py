@@ -23,7 +23,10 @@ def blocks(language: str, page: str = "README.md") -> list[str]:
     [
         ("README.md", ["near_future_accuracy", "{'online_accuracy'"]),
         ("docs/ecosystem.md", ["live, from a loader: 0."]),
-        ("docs/guide.md", ["'idle', 'running', 'jammed'", "blind_accuracy", "large steps, guarded", "1200 "]),
+        (
+            "docs/guide.md",
+            ["'idle', 'running', 'jammed'", "blind_accuracy", "large steps, guarded", "1200 ", "of 100 right, 0 late"],
+        ),
     ],
 )
 def test_the_python_blocks_run_in_order_and_print_results(tmp_path, page, printed):

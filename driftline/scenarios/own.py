@@ -24,7 +24,7 @@ def load_own(address: str) -> Scenario[...]:
         When the file or module is not there or does not import, or has no such scenario.
     """
     place, _, name = address.rpartition(":")
-    module = _from_file(Path(place).expanduser()) if place.endswith(".py") else _from_module(place)
+    module = from_file(Path(place).expanduser()) if place.endswith(".py") else _from_module(place)
     found = {key: value for key, value in vars(module).items() if isinstance(value, Scenario)}
     if name in found:
         return found[name]
@@ -33,7 +33,14 @@ def load_own(address: str) -> Scenario[...]:
     raise unknown(f"scenario in {place}:", name, found)
 
 
-def _from_file(path: Path) -> ModuleType:
+def from_file(path: Path) -> ModuleType:
+    """Return the module in a file, run anew.
+
+    Raises
+    ------
+    ConfigError
+        When the file is not there or does not import.
+    """
     if not path.is_file():
         raise ConfigError(f"no file {path} (looked for it from {Path.cwd()})")
     # Under a name of its own, so that a file called like a module of Python does not stand in its way.

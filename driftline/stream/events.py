@@ -9,7 +9,7 @@ from torch import Tensor
 Id = int | str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """A sample to predict.
 

@@ -52,7 +52,7 @@ class LiveStream:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
-        check = _Entrance(self.name, len(self.classes), self.dtype)
+        check = Entrance(self.name, len(self.classes), self.dtype)
         info = SegmentInfo(0, self.name, 0, None)
         reading = self.reading
         reading.begin(start)
@@ -260,10 +260,10 @@ def from_iterable(
     return LiveStream(source, tuple(names), seed, name, dtype=dtype, reading=Reading(capacity, expire_after))
 
 
-class _Entrance:
+class Entrance:
     """Checks samples as they come in, against the first."""
 
-    def __init__(self, name: str, classes: int, dtype: torch.dtype) -> None:
+    def __init__(self, name: str, classes: int, dtype: torch.dtype = torch.float32) -> None:
         self._name, self._classes, self._dtype = name, classes, dtype
         self._like: Tensor | None = None
         self._target: torch.Size | None = None
@@ -274,6 +274,7 @@ class _Entrance:
         return _name(label.id, where), self._label(label.y, where)
 
     def __call__(self, item: object, position: int) -> tuple[Tensor, Tensor | None, Id | None]:
+        """Return a sample's x, y and id, as tensors; raise InputError when it cannot be used."""
         where = f"{self._name}, position {position}"
         name = None
         if isinstance(item, Sample):

@@ -1,0 +1,241 @@
+"""The edge loop on single images whose corruption changes gradually: latency, memory, accuracy of each preset; kills.
+
+    DRIFTLINE_DATA=folder python benchmarks/edge.py                      # 100 000 images for each preset, then 30 kills
+    DRIFTLINE_DATA=... python benchmarks/edge.py presets --samples 2000 --presets fixed,statistics
+    DRIFTLINE_DATA=... python benchmarks/edge.py presets --cpu-quota 0.5 --memory-limit 900
+    DRIFTLINE_DATA=... python benchmarks/edge.py kills --kills 30
+
+ResNet-20 with the released weights meets CIFAR-10's first 1 000 test images, drawn at random and one at a time, under
+six corruptions in turn, each of which rises from severity 1 to 5 and falls again within ``--period`` images. Presets
+run in a process each; a name with a suffix, such as affine-background, says what happens when there is no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from source_model import cifar
+
+from driftline.scenarios.corruptions import get
+from driftline.stream.edge import AdaptationLoop, StateStore
+from driftline.stream.edge.memory import resident
+from driftline.stream.edge.presets import preset
+from driftline.weights import load_weights
+
+ORDER = ("gaussian_noise", "brightness", "contrast", "defocus_blur", "impulse_noise", "pixelate")
+PRESETS = "fixed,statistics,last-layer,affine,affine-background"
+SHAPE = (3, 32, 32)
+CHUNK = 20
+BYTES = 3 * 32 * 32
+
+
+class Recording:
+    """Images on disk, as a camera's would come: read one at a time, from any position on, for ever anew if asked."""
+
+    def __init__(self, folder: Path, samples: int, period: int) -> None:
+        self.path, self.samples = folder / f"edge-{samples}-{period}.bin", samples
+        images = cifar("test_batch", 1000, "test")
+        rng = torch.Generator().manual_seed(0)
+        index = torch.randint(len(images), (samples,), generator=rng)
+        self.labels = images.y[index].tolist()
+        self.start = 0
+        if not self.path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            unfinished = self.path.with_suffix(".unfinished")
+            with unfinished.open("wb") as file:
+                for begin in range(0, samples, CHUNK):
+                    x = images.rows(index[begin : begin + CHUNK])
+                    phase = begin % period / period
+                    name = ORDER[begin // period % len(ORDER)]
+                    corrupt = get(name, 1 + 8 * min(phase, 1 - phase))
+                    x = corrupt(x, torch.Generator().manual_seed(begin))
+                    file.write((x * 255).round().clamp(0, 255).byte().numpy().tobytes())
+            unfinished.replace(self.path)
+
+    def seek(self, position: int) -> None:
+        self.start = position
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        with self.path.open("rb") as file:
+            file.seek(self.start % self.samples * BYTES)
+            while content := file.read(BYTES):
+                yield torch.frombuffer(bytearray(content), dtype=torch.uint8).view(SHAPE)
+
+
+def make(name: str, source: Recording, folder: Path, latency: float, **settings) -> AdaptationLoop:
+    base, _, when_late = name.rpartition("-") if name.endswith(("-background", "-skip")) else (name, "", "smaller")
+    way = preset(base)
+    network = load_weights("resnet20")
+    return AdaptationLoop(
+        way.make(network),
+        source,
+        latency_budget=latency,
+        state_dir=folder,
+        shipped=network,
+        batch_size=way.batch_size,
+        window=way.window,
+        when_late=when_late,
+        **settings,
+    )
+
+
+@contextlib.contextmanager
+def cpu_quota(share: float | None) -> Iterator[str]:
+    """Hold this process to a share of one core by a control group (version 1), where that can be written."""
+    group = Path(f"/sys/fs/cgroup/cpu/driftline-edge-{os.getpid()}")
+    if share is None:
+        yield "none"
+        return
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_period_us").write_text("100000")
+        (group / "cpu.cfs_quota_us").write_text(str(int(100_000 * share)))
+        (group / "tasks").write_text(str(os.getpid()))
+        # Each thread is a task of its own; those to come follow the one that starts them.
+    except OSError as error:
+        yield f"none ({error.strerror})"
+        return
+    try:
+        yield f"{share:g} of a core"
+    finally:
+        (group.parent / "tasks").write_text(str(os.getpid()))
+        with contextlib.suppress(OSError):
+            group.rmdir()
+
+
+def one(name: str, chosen: argparse.Namespace) -> dict[str, object]:
+    """Run one preset here; return what it took."""
+    source = Recording(chosen.out, chosen.samples, chosen.period)
+    if chosen.memory_limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (chosen.memory_limit * 10**6,) * 2)
+    right = 0
+    memory: list[int] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        cpu_quota(chosen.cpu_quota) as quota,
+        make(name, source, Path(folder), chosen.latency, example=next(iter(source)), checkpoint_every=10) as loop,
+    ):
+        began, cpu = time.perf_counter(), time.process_time()
+        for answer in loop:
+            right += answer.label == source.labels[answer.position]
+            if answer.position % max(1, chosen.samples // 10) == 0:
+                memory.append(resident())
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    counts = loop.health.counts
+    latency = loop.health.latency
+    return {
+        "preset": name,
+        "accuracy": 100 * right / chosen.samples,
+        "p50": 1000 * latency.quantile(0.5),
+        "p99": 1000 * latency.quantile(0.99),
+        "late": 100 * counts["late"] / chosen.samples,
+        "adapted": 100 * counts["adapted_samples"] / chosen.samples,
+        "cpu": 1000 * cpu / chosen.samples,
+        "rss": [memory[1] / 1e6, max(memory[2:]) / 1e6],
+        "rollbacks": counts["rollbacks"],
+        "checkpoints": counts["checkpoints"],
+        "out_of_memory": counts["out_of_memory"],
+        "quota": quota,
+        "planned": loop.plan.total / 1e6,
+        "seconds": seconds,
+    }
+
+
+def presets(chosen: argparse.Namespace) -> None:
+    Recording(chosen.out, chosen.samples, chosen.period)
+    print("| preset | accuracy % | p50 ms | p99 ms | late % | adapted to % | CPU ms a sample | RSS MB | rollbacks |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in chosen.presets.split(","):
+        done = subprocess.run([sys.executable, *sys.argv, "--one", name], stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        (chosen.out / f"edge-{name}.json").write_text(json.dumps(found))
+        first, most = found["rss"]
+        print(
+            f"| {name} | {found['accuracy']:.1f} | {found['p50']:.1f} | {found['p99']:.1f} | {found['late']:.2f} "
+            f"| {found['adapted']:.0f} | {found['cpu']:.1f} | {first:.0f} to {most:.0f} | {found['rollbacks']} |",
+            flush=True,
+        )
+
+
+def kills(chosen: argparse.Namespace) -> None:
+    """Kill a process that runs the loop, again and again, and look at what it leaves."""
+    source = Recording(chosen.out, chosen.samples, chosen.period)
+    draw = random.Random(0)
+    delivered: set[int] = set()
+    worst_samples, worst_seconds, damaged, starts = 0, 0.0, 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(chosen.kills):
+            ours, theirs = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.close(ours)
+                loop = make("statistics", source, Path(folder), chosen.latency, checkpoint_every=chosen.interval)
+                for answer in loop:
+                    os.write(theirs, b"%d\n" % answer.position)
+                os._exit(0)
+            os.close(theirs)
+            with os.fdopen(ours) as answers:
+                first = int(answers.readline())
+                began = time.time()
+                delay = draw.uniform(0, 10 * chosen.interval)
+                killer = subprocess.Popen(["sh", "-c", f"sleep {delay:.3f}; kill -9 {child}"])
+                got = [first, *(int(line) for line in answers if line.endswith("\n"))]
+            killed = time.time()
+            assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the recording was over before it could be killed"
+            killer.wait()
+            delivered.update(got)
+            starts.append(first)
+            with StateStore(folder) as store:
+                number, state = store.newest()
+                damaged += len(store.damaged)
+                # What was lost before this life began is another's.
+                age = killed - max(began, store.files()[-1].stat().st_mtime)
+            # The last answer may have been taken without the loop being asked for the next one.
+            worst_samples = max(worst_samples, got[-1] + 1 - state["position"])
+            worst_seconds = max(worst_seconds, age)
+            assert state["position"] <= got[-1] + 1
+    missing = set(range(max(delivered) + 1)) - delivered
+    print(
+        f"{chosen.kills} kills at random instants, a state every {chosen.interval} s: {number} states written, "
+        f"{damaged} damaged; {max(delivered) + 1} images answered, {len(missing)} missing; answers after the last "
+        f"state, to be given again: at most {worst_samples}; seconds of adapting lost: at most {worst_seconds:.2f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["presets", "kills"], choices=["presets", "kills"])
+    parser.add_argument("--samples", type=int, default=100_000)
+    parser.add_argument("--period", type=int, default=500, help="images in which a corruption rises and falls")
+    parser.add_argument("--presets", default=PRESETS)
+    parser.add_argument("--latency", type=float, default=0.5, help="seconds")
+    parser.add_argument("--cpu-quota", type=float, help="share of a core")
+    parser.add_argument("--memory-limit", type=int, help="MB of data that the process may have")
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--interval", type=float, default=0.5, help="seconds between states, for kills")
+    parser.add_argument("--out", type=Path, default=Path("runs/edge"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.one:
+        print(json.dumps(one(chosen.one, chosen)))
+        return
+    for part in chosen.parts:
+        {"presets": presets, "kills": kills}[part](chosen)
+
+
+if __name__ == "__main__":
+    main()

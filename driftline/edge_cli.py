@@ -1,0 +1,174 @@
+"""The command line's part for edge devices: adapt, status, rollback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from driftline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from driftline.stream.edge import Prediction
+
+State = Annotated[Path, typer.Argument(help="Folder of the loop's state.")]
+UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "": 1.0}
+
+
+def adapt_command(
+    source: Annotated[str, typer.Option(help="A dataset, file.py:function, or - for lines of JSON on standard input.")],
+    state: Annotated[Path, typer.Option(help="Folder for state and log; made anew on it, the loop goes on.")],
+    model: Annotated[str, typer.Option(help="Released weights such as resnet20, or file.py:function.")] = "resnet20",
+    adapter: Annotated[str | None, typer.Option(help="A name that `driftline list adapters` shows.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="In place of --adapter: fixed, statistics, last-layer or affine, cheapest first.")
+    ] = "statistics",
+    latency: Annotated[float, typer.Option(help="Seconds in which a sample must be answered.")] = 0.1,
+    memory: Annotated[str, typer.Option(help="What the process may take, such as 600MB.")] = "",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of one adaptation.")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Samples predicted together.")] = None,
+    when_late: Annotated[str, typer.Option(help="Without time to adapt: smaller, skip or background.")] = "smaller",
+    queue: Annotated[int, typer.Option(min=1, help="Samples that may wait.")] = 64,
+    overload: Annotated[str, typer.Option(help="When they are more: block, drop-oldest or drop-newest.")] = "block",
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between states written.")] = 300.0,
+    bytes_per_day: Annotated[str, typer.Option(help="What may be written to disk in a day, such as 100MB.")] = "",
+    guard: Annotated[
+        bool | None, typer.Option(help="Roll back an adapter that collapses.  [default: if it fits]")
+    ] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Give a dataset's labels back as feedback.")] = False,
+    port: Annotated[int | None, typer.Option(help="Answer Prometheus there (needs the 'edge' extra).")] = None,
+    adapter_set: Annotated[list[str] | None, typer.Option(help="Adapter parameter, key=value.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data files.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not print the answers.")] = False,
+) -> None:
+    """Answer a stream and adapt to it; answers go to standard output, what it is doing to standard error."""
+    from driftline import build
+    from driftline.stream.edge import AdaptationLoop, StateStore
+    from driftline.stream.edge.feeds import Played, feed
+    from driftline.stream.edge.metrics_endpoint import serve_metrics
+    from driftline.stream.edge.presets import preset as chosen
+
+    network = _model(model, data_root)
+    way = chosen(preset)
+    player = build.adapter(adapter, network, **values(adapter_set)) if adapter else way.make(network)
+    samples = feed(source, data_root, labels)
+    example = samples.dataset.x[0] if isinstance(samples, Played) else None
+    if memory and example is None:
+        raise ConfigError("--memory needs a dataset as --source, whose first sample it plans with")
+    usual = (16, 1) if adapter else (way.batch_size, way.window)
+    loop = AdaptationLoop(
+        player,
+        samples,
+        latency_budget=latency,
+        state_dir=StateStore(state, bytes_per_day=size(bytes_per_day)),
+        memory_budget=size(memory),
+        shipped=network,
+        example=example,
+        guard=guard,
+        batch_size=batch_size or usual[0],
+        window=window or usual[1],
+        when_late=when_late,  # type: ignore[arg-type]
+        queue=queue,
+        overload=overload,  # type: ignore[arg-type]
+        checkpoint_every=checkpoint_every,
+        sink=None if quiet else print_answer,
+    )
+    if loop.plan is not None:
+        print(loop.plan, file=sys.stderr)
+    if port is not None:
+        print(f"metrics at http://127.0.0.1:{serve_metrics(loop, port)}/metrics", file=sys.stderr)
+    health = loop.run()
+    said = {name: count for name, count in health.counts.items() if count}
+    print(json.dumps({"position": loop.position, **said}), file=sys.stderr)
+
+
+def status_command(state: State, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Say how a loop is, from its folder."""
+    from driftline.stream.edge.status import show, status
+
+    found = status(state)
+    typer.echo(json.dumps(found, indent=1) if as_json else show(found))
+
+
+def rollback_command(
+    state: State, shipped: Annotated[bool, typer.Option("--shipped", help="Back to the shipped model.")] = False
+) -> None:
+    """Reject the newest state of a stopped loop."""
+    from driftline.stream.edge import roll_back
+
+    typer.echo(roll_back(state, shipped))
+
+
+def print_answer(prediction: Prediction) -> None:
+    """Print an answer as a line of JSON."""
+    said: dict[str, object] = {"id": prediction.id, "label": prediction.label, "served": prediction.served}
+    if prediction.error is not None:
+        said["error"] = prediction.error
+    print(json.dumps({**said, "ms": round(1000 * prediction.latency, 3)}), flush=True)
+
+
+def values(settings: list[str] | None) -> dict[str, object]:
+    """Read ``key=value`` settings; a value that is JSON is taken as such, anything else as text.
+
+    Raises
+    ------
+    ConfigError
+        For a setting without a key or value.
+
+    Examples
+    --------
+    >>> values(["lr=0.1", "optimizer=sgd"])
+    {'lr': 0.1, 'optimizer': 'sgd'}
+    """
+    found: dict[str, object] = {}
+    for setting in settings or []:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{setting!r}: expected key=value, such as tasks=5")
+        try:
+            found[key.strip().replace("-", "_")] = json.loads(text)
+        except ValueError:
+            found[key.strip().replace("-", "_")] = text
+    return found
+
+
+def size(text: str) -> int | None:
+    """Read a size such as ``600MB``; None when there is none.
+
+    Raises
+    ------
+    ConfigError
+        When it is no size.
+
+    Examples
+    --------
+    >>> size("1.5MB"), size("2000"), size("")
+    (1500000, 2000, None)
+    """
+    if not text:
+        return None
+    number = text.strip().lower().rstrip("kmgb")
+    try:
+        return int(float(number) * UNITS[text.strip().lower()[len(number) :]])
+    except (ValueError, KeyError):
+        raise ConfigError(f"{text!r} is no size; give such as 600MB") from None
+
+
+def _model(name: str, root: Path | None) -> nn.Module:
+    from torch import nn
+
+    from driftline.stream.edge.feeds import function
+    from driftline.weights import load_weights
+
+    if ".py:" not in name:
+        return load_weights(name, root)
+    network = cast("Callable[[], nn.Module]", function(name))()
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{name} returned {type(network).__name__}, not a module")
+    return network.eval()

@@ -1,0 +1,88 @@
+"""Many devices that adapted the same shipped model, merged into the next one to ship: federated averaging, offline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from driftline.errors import CheckpointError, ConfigError
+from driftline.stream import checkpoint
+from driftline.stream.edge.state import files
+
+
+def merge(folders: Sequence[str | Path]) -> dict[str, Tensor]:
+    """Average the models in the newest states of several devices, weighted by the samples each has adapted to.
+
+    Statistics of batch normalisation are those of all devices' samples together: their variance contains how far the
+    devices' means are apart. What is no floating-point number is taken from the first device.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        State folders of loops, or copies of them; at least one. They are only read.
+
+    Returns
+    -------
+    dict of str to Tensor
+        A ``state_dict`` for the shipped model.
+
+    Raises
+    ------
+    ConfigError
+        Without folders.
+    CheckpointError
+        For a folder without a readable state, a state without a model, or devices that were shipped different models.
+
+    Notes
+    -----
+    Averaging by samples as in McMahan et al., *Communication-efficient learning of deep networks from decentralized
+    data*, AISTATS 2017, once, of what devices have adapted without labels. Judge the result on data of your own before
+    you ship it.
+    """
+    if not folders:
+        raise ConfigError("merge needs the state folders of the devices")
+    states = [_newest(Path(folder)) for folder in folders]
+    if len({cast(str, state["shipped"]) for state in states}) > 1:
+        raise CheckpointError("these devices were shipped different models; merge those of the same one")
+    models = [_model(state, folder) for state, folder in zip(states, folders)]
+    samples = [cast("Mapping[str, int]", state["health"])["adapted_samples"] for state in states]
+    weights = torch.tensor(samples if any(samples) else [1] * len(samples), dtype=torch.float64)
+    weights /= weights.sum()
+    merged: dict[str, Tensor] = {}
+    for name, first in models[0].items():
+        values = torch.stack([model[name] for model in models])
+        merged[name] = _mean(values, weights) if first.is_floating_point() else first
+    for name in [name for name in merged if name.endswith("running_var")]:
+        means = torch.stack([model[name.removesuffix("var") + "mean"] for model in models]).double()
+        apart = _mean(means.square(), weights) - _mean(means, weights).square()
+        merged[name] = (merged[name].double() + apart.clamp_min(0)).to(merged[name].dtype)
+    return merged
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return cast(Tensor, torch.tensordot(weights, values.double(), 1)).to(values.dtype)
+
+
+def _newest(folder: Path) -> dict[str, object]:
+    """Return the newest whole state, without owning the folder."""
+    reason = "no state"
+    for file in reversed(files(folder)):
+        try:
+            return checkpoint.load(file)
+        except CheckpointError as error:
+            reason = str(error)
+    raise CheckpointError(f"{folder}: {reason}")
+
+
+def _model(state: Mapping[str, object], folder: str | Path) -> Mapping[str, Tensor]:
+    """Return the weights inside of a player's state, whatever is around the adapter."""
+    player = state["player"]
+    while isinstance(player, Mapping) and "inner" in player:
+        player = player["inner"]
+    if not isinstance(player, Mapping) or not isinstance(player.get("model"), Mapping):
+        raise CheckpointError(f"{folder}: its state holds no adapted model")
+    return cast("Mapping[str, Tensor]", player["model"])

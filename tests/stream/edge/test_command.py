@@ -1,0 +1,109 @@
+"""What an owner sees of a device: the command line, the status, the metrics endpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+
+import pytest
+from typer.testing import CliRunner
+
+from driftline.cli import app
+from driftline.edge_cli import size, values
+from driftline.errors import CheckpointError, ConfigError
+from driftline.stream.edge import Label, Sample
+from driftline.stream.edge.feeds import feed, read_lines
+from driftline.stream.edge.metrics_endpoint import serve_metrics
+from driftline.stream.edge.status import show, status
+from tests.stream.edge.parts import make, samples
+
+MODEL = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+def sensor():
+    return iter(torch.randn(30, 4))
+"""
+
+
+def test_adapt_answers_lines_and_goes_on_in_the_same_folder_and_status_and_rollback_know_it(tmp_path):
+    def command(*arguments, lines=""):
+        done = CliRunner().invoke(app, [*map(str, arguments)], input=lines)
+        assert done.exit_code == 0, done.output
+        return done
+
+    (tmp_path / "own.py").write_text(MODEL)
+    folder = tmp_path / "state"
+    settings = ("adapt", "--model", f"{tmp_path}/own.py:model", "--source", "-", "--state", folder, "--no-guard")
+    lines = [*([[1.0, 2.0, 3.0, 4.0]] * 9), {"x": [0, 0, 0, 1.5], "id": "last"}, {"id": "last", "y": 1}]
+    done = command(*settings, lines="\n".join(map(json.dumps, lines)) + "\nbroken\n")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["id"] for answer in answers] == [*range(9), "last", 11]
+    assert answers[0]["served"] == "adapted"
+    assert "error" in answers[-1]
+    assert json.loads(done.stderr.splitlines()[-1])["adaptations"] == 1
+    again = command(*settings, "--quiet", lines="[0.0, 0, 0, 0.5]\n")
+    assert again.stdout == ""
+    assert json.loads(again.stderr.splitlines()[-1])["predictions"] == 12
+    assert "resumed" in command("status", folder).stdout
+    assert json.loads(command("status", folder, "--json").stdout)["running"] is None
+    assert "is rejected" in command("rollback", folder).stdout
+
+
+def test_the_status_tells_of_a_loop_that_runs_and_of_one_that_does_not(tmp_path):
+    with make(tmp_path, samples(10), report_every=1e-9) as loop:
+        next(loop)
+        next(loop)
+        found = status(tmp_path)
+        assert found["running"] == f"process {os.getpid()}"
+        assert found["health"]["predictions"] == 1 or found["health"]["predictions"] == 2
+        list(loop)
+    found = status(tmp_path)
+    assert found["running"] is None
+    assert found["health"]["predictions"] == 10
+    assert found["events"][-1]["event"] == "stopped"
+    assert "running: no" in show(found)
+    assert "predictions: 10" in show(found)
+    with pytest.raises(CheckpointError, match="neither"):
+        status(tmp_path / "elsewhere")
+
+
+def test_the_endpoint_gives_the_counters_as_they_are_now(tmp_path):
+    pytest.importorskip("prometheus_client")
+    with make(tmp_path, samples(10)) as loop:
+        port = serve_metrics(loop, 0)
+        for _ in range(4):
+            next(loop)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = answer.read().decode()
+        with pytest.raises(ConfigError, match="cannot listen"):
+            serve_metrics(loop, port)
+    assert "driftline_predictions_total 4.0" in text
+    assert 'driftline_latency_seconds{quantile="0.99"}' in text
+    assert "driftline_serving_adapted 1.0" in text
+
+
+def test_lines_of_json_become_samples_labels_and_damaged_frames():
+    said = list(read_lines(['{"x": [1], "y": 2, "id": "a"}', '{"id": "a", "y": 1}', "[3, 4]", '{"z": 1}', "", "NaN,"]))
+    assert isinstance(said[0], Sample)
+    assert (said[0].x, said[0].y, said[0].id) == ([1], 2, "a")
+    assert said[1:] == [Label("a", 1), [3, 4], {"z": 1}, "", "NaN,"]
+
+
+def test_a_function_in_a_file_is_a_source_and_a_missing_one_is_named(tmp_path):
+    (tmp_path / "own.py").write_text(MODEL)
+    assert len(list(feed(f"{tmp_path}/own.py:sensor")())) == 30
+    with pytest.raises(ConfigError, match="no function 'camera'"):
+        feed(f"{tmp_path}/own.py:camera")
+
+
+@pytest.mark.parametrize("text", ["much", "1XB", "MB"])
+def test_a_size_that_is_none_is_named(text):
+    with pytest.raises(ConfigError, match="is no size"):
+        size(text)
+    assert values(["a=1"]) == {"a": 1}
