@@ -161,7 +161,7 @@ def learner(name: str, model: nn.Module | None, classes: int, seed: int = 0, **p
     <driftline.learners.streaming_lda.StreamingLDA object at ...>
     >>> learner("sdg", None, 10)
     Traceback (most recent call last):
-    driftline.errors.ConfigError: unknown learner 'sdg'; did you mean 'sgd'? There are: sgd, adam, er, ...
+    driftline.errors.ConfigError: unknown learner 'sdg'; did you mean 'sgd'? There are: sgd, adam, optimizer, er, ...
     """
     if not classes and not needs_model(name):
         raise ConfigError(f"learner {name} predicts classes, and this stream has none; use sgd or another that trains")

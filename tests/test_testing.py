@@ -19,6 +19,7 @@ from driftline.learners import (
     ReservoirReplay,
     SlidingReplay,
     StreamingLDA,
+    TaskCrossEntropy,
     TDLoss,
 )
 from driftline.learners.losses import squared_error
@@ -175,6 +176,7 @@ LEARNERS = {
     "NearestClassMean": (NearestClassMean, LONG),
     "NearestClassMean: classes known, features": (lambda: NearestClassMean(seeded(batch_norm)[:3], classes=3), {}),
     "NearestClassMean: images": (NearestClassMean, {"stream": digits_stream}),
+    "TaskCrossEntropy": (lambda seed=0: gradient(loss=TaskCrossEntropy())(seed), {}),
     "TDLoss": (critic, {"stream": states}),
     "StreamingLDA": (StreamingLDA, LONG),
     "StreamingLDA: pooled": (lambda: StreamingLDA(classes=3, covariance="pooled"), {}),
