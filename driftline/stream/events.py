@@ -9,7 +9,7 @@ from torch import Tensor
 Id = int | str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A sample to predict.
 

@@ -125,7 +125,9 @@ def test_models_come_back_from_bytes(model):
     for x, y in rows:
         model.learn_one(x, y)
     again = pickles.load(pickles.save(model), pickles.VERSION)
-    assert [again.predict_proba_one(x) for x, _ in rows] == [model.predict_proba_one(x) for x, _ in rows]
+    for x, _ in rows:
+        # River's sets come back in another order, and sums over them are rounded by it.
+        assert again.predict_proba_one(x) == pytest.approx(model.predict_proba_one(x), rel=1e-9)
 
 
 def test_what_does_not_fit_is_refused():
