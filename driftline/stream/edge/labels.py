@@ -79,7 +79,7 @@ def class_index(y: object, classes: int) -> int | None:
     """
     try:
         label = torch.as_tensor(y)
-    except Exception:
+    except (TypeError, ValueError, RuntimeError):
         return None
     if label.dim() or label.is_floating_point() or label.dtype == torch.bool or not 0 <= int(label) < classes:
         return None

@@ -95,15 +95,19 @@ class StateStore:
         return files(self.folder)
 
     def newest(self) -> tuple[int, dict[str, object]] | None:
-        """Return the number and the state of the newest generation that is whole; damaged ones are removed."""
+        """Return the number and the state of the newest generation that is whole.
+
+        Damaged ones are removed; one that the disk did not give out may be whole, and stays.
+        """
         for file in reversed(self.files()):
             try:
                 state = checkpoint.load(file)
             except CheckpointError as error:
                 self.damaged.append(str(error))
-                # Else it would count as one of those to keep, in the place of a whole one.
-                with contextlib.suppress(OSError):
-                    file.unlink()
+                if not isinstance(error.__cause__, OSError):
+                    # Else it would count as one of those to keep, in the place of a whole one.
+                    with contextlib.suppress(OSError):
+                        file.unlink()
                 continue
             self.last_size = file.stat().st_size
             return number_of(file), state

@@ -123,6 +123,21 @@ def test_when_the_newest_state_is_damaged_the_one_before_is_taken_and_kept(tmp_p
         assert [torch.equal(found["weight"], STATE["weight"]), len(store.files())] == [True, 2]
 
 
+def test_a_state_that_the_disk_does_not_give_out_now_is_passed_over_and_kept_for_later(tmp_path):
+    with StateStore(tmp_path / "folder") as store:
+        for step in range(3):
+            store.save(state(step))
+        newest, elsewhere = store.files()[-1], tmp_path / "unmounted"
+        content = newest.read_bytes()
+        newest.unlink()
+        newest.symlink_to(elsewhere)
+        number, found = store.newest()
+        assert (number, found["step"], len(store.damaged)) == (2, 1, 1)
+        elsewhere.write_bytes(content)
+        number, found = store.newest()
+        assert (number, found["step"]) == (3, 2)
+
+
 def test_only_the_last_generations_are_kept_and_fewer_where_size_is_limited(tmp_path):
     with StateStore(tmp_path / "a", generations=3) as store:
         for step in range(6):
