@@ -43,9 +43,9 @@ class RiverLearner(Learner):
 
     A checkpoint holds the model as bytes from pickle, River's only format. They are read by an unpickler that knows
     what is River's, numpy arrays and plain values only (:mod:`driftline.interop.river.pickles`): no code other than
-    River's can be called by it. The bytes of equal models may differ, since they tell which of their parts are one
-    object; what the models answer does not. River does not promise that another version reads them, so a checkpoint
-    from another version is refused.
+    theirs is called by it, and River's has not been audited for that, so load what you trust. The bytes of equal models
+    may differ, since they tell which of their parts are one object; what the models answer does not. River does not
+    promise that another version reads them, so a checkpoint from another version is refused.
 
     Raises
     ------

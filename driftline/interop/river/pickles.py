@@ -1,8 +1,8 @@
-"""River's objects as bytes, and back, with no code from outside of River called on the way.
+"""River's objects as bytes, and back, with no code called on the way but River's, numpy's and that of plain values.
 
 River's models have one way onto disk, pickle, and a pickle may call whatever it names. Here it may name what is
-River's, numpy's arrays and plain containers, and nothing else: a pickle of foreign origin could build odd models, but
-not run other programs.
+River's, numpy's arrays and plain containers, and nothing else. River's own code has not been audited for what such a
+pickle could make it do: load the checkpoints of River's models that you or those you trust have written.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -40,9 +42,9 @@ class MeanImportance(Consolidation):
         super().__init__(model, strength, ("size",), form=form, beta_weight=beta_weight, every=every, replicas=replicas)
         self.beta_importance, self.gamma = beta_importance, gamma
 
+    @abstractmethod
     def sizes(self, grads: Named) -> list[Tensor]:
         """Return how large gradients are, of the parameters in order."""
-        raise NotImplementedError
 
     def gather(self, thetas: Named, grads: Named) -> None:
         """Take the gradients' sizes into their mean, or into the sum since the last boundary."""
