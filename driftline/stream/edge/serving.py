@@ -24,6 +24,12 @@ Player = Adapter | Learner
 GUARDED = 8
 """Samples of one adaptation from which on a guard's averages mean something."""
 
+NO_MEMORY = (
+    *("allocate memory", "bad_alloc", "out of memory"),
+    *("could not create a memory", "could not create a primitive"),
+)
+"""What torch and oneDNN say when memory is not to be had; the last two for steps that have worked before."""
+
 
 class Answer(NamedTuple):
     """Scores (classes,), whose they are, and what was wrong with the adapted model if they are not its own."""
@@ -238,13 +244,14 @@ def is_allocation(error: BaseException) -> bool:
 
     Examples
     --------
+    >>> is_allocation(RuntimeError("could not create a primitive"))
+    True
     >>> is_allocation(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."))
     True
     """
     text = str(error)
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError)
-        and any(sign in text for sign in ("allocate memory", "bad_alloc", "out of memory", "could not create a memory"))
+        isinstance(error, RuntimeError) and any(sign in text for sign in NO_MEMORY)
     )
 
 
