@@ -46,6 +46,10 @@ class CheckpointError(DriftlineError, RuntimeError):
     """A checkpoint that is missing, damaged, or belongs to another run or model."""
 
 
+class CheckpointVersionError(CheckpointError):
+    """A checkpoint that another version of driftline wrote in a format of its own."""
+
+
 class RecordError(DriftlineError, OSError):
     """The run record could not be written or read."""
 

@@ -12,9 +12,10 @@ from typing import cast
 
 import torch
 
-from driftline.errors import CheckpointError, RecordError
+from driftline.errors import CheckpointError, CheckpointVersionError, RecordError
 
-MAGIC = b"driftline checkpoint 1\n"
+NAME = b"driftline checkpoint "
+MAGIC = NAME + b"1\n"
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -76,6 +77,8 @@ def load(path: str | Path) -> dict[str, object]:
     ------
     CheckpointError
         When it is missing, damaged, or holds anything but plain values and tensors.
+    CheckpointVersionError
+        When another version of driftline wrote it in another format.
 
     Examples
     --------
@@ -90,6 +93,12 @@ def load(path: str | Path) -> dict[str, object]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    version, found, _ = content.removeprefix(NAME).partition(b"\n")
+    if content.startswith(NAME) and found and version.isdigit() and not content.startswith(MAGIC):
+        raise CheckpointVersionError(
+            f"{path} has format {int(version)} of driftline's checkpoints, and this version reads format 1 only; go on "
+            "with the version of driftline that wrote it"
+        )
     if not content.startswith(MAGIC):
         raise CheckpointError(f"{path} is not a driftline checkpoint (or its beginning is damaged)")
     digest, _, payload = content[len(MAGIC) :].partition(b"\n")

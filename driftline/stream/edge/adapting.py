@@ -29,9 +29,11 @@ class Adapting:
     pace : Pace
         Says to how many samples there is time.
     batch_size : int
-        Samples collected for one adaptation. Where memory is not to be had, it is halved.
+        Samples collected for one adaptation. Where memory is not to be had, it is halved, and doubled again when it
+        has done for as long as a failure makes adapting rest.
     pause : float
-        Seconds without adapting after a failure; doubled with each further one, up to an hour.
+        Seconds without adapting after a failure, and with a smaller batch when memory is short; doubled with each
+        further one, up to an hour.
     journal : Journal
         Told what happens.
     clock : callable
@@ -50,6 +52,7 @@ class Adapting:
         self.serving, self.pace, self.batch_size, self.pause = serving, pace, batch_size, pause
         self.journal, self.clock = journal, clock
         self._fresh: deque[tuple[Tensor, Tensor | None]] = deque()
+        self._full, self._shrunk_at, self._shrunk_for = batch_size, 0.0, 0.0
         self._begun, self._samples = 0.0, 0
         self._rest_began, self._rest, self._failures = 0.0, 0.0, 0
         self._rollbacks = self._guard_rollbacks()
@@ -121,6 +124,8 @@ class Adapting:
             health.count("adapted_samples", self._samples)
             self.pace.adapted(self._samples, max(0.0, self.clock() - self._begun))
         self._failures, self._rest = 0, 0.0
+        if self.batch_size < self._full and not 0 <= self.clock() - self._shrunk_at < self._shrunk_for:
+            self.batch_size, self._shrunk_at = min(2 * self.batch_size, self._full), self.clock()
         guard, rollbacks = guard_of(self.serving.player), self._guard_rollbacks()
         if guard is not None and rollbacks > self._rollbacks:
             last = guard.events[-1]
@@ -134,6 +139,8 @@ class Adapting:
             health.count("out_of_memory")
             if self._samples > 1:
                 self.batch_size = self._samples // 2
+                self._shrunk_at = self.clock()
+                self._shrunk_for = min(2 * self._shrunk_for or self.pause, LONGEST_PAUSE)
                 self.journal.say("out_of_memory", batch_size=self.batch_size, error=describe(error))
                 self._recover_quietly()
                 return

@@ -279,6 +279,11 @@ class AdaptationLoop:
         """Seconds since a state was written, or since the start."""
         return self._saving.age
 
+    @property
+    def slowest_write(self) -> float:
+        """Seconds that the slowest write of a state has taken since the start."""
+        return self._saving.slowest
+
     def feedback(self, id: Id, y: object) -> None:
         """Take in the label of a sample that was answered; call it from the thread that iterates."""
         self._labels.feedback(id, y)
@@ -378,7 +383,12 @@ class AdaptationLoop:
             self._saving.start(self._state())
         self._watch.look()
         served = "adapted" if self.floor.adapted else "shipped"
-        self.journal.report(position=self.position, checkpoint_age=round(self._saving.age, 3), served=served)
+        self.journal.report(
+            position=self.position,
+            checkpoint_age=round(self.checkpoint_age, 3),
+            slowest_write=round(self.slowest_write, 3),
+            served=served,
+        )
 
     def _since(self, start: float) -> float:
         return max(0.0, self.clock() - start)

@@ -43,6 +43,7 @@ class Collector:
         yield latency
         gauges = {
             "checkpoint_age_seconds": ("seconds since a state was written", self.loop.checkpoint_age),
+            "slowest_write_seconds": ("seconds that the slowest write of a state took", self.loop.slowest_write),
             "serving_adapted": ("1 while the adapted model answers", float(self.loop.floor.adapted)),
             "position": ("items of the source that are dealt with", float(self.loop.position)),
         }

@@ -24,6 +24,11 @@ class Saving:
         Told of each save.
     clock : callable
         Returns seconds.
+
+    Attributes
+    ----------
+    slowest : float
+        Seconds that the slowest write since the start took.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class Saving:
         self._worker = Worker("checkpoint")
         self._job: Job[int | None] | None = None
         self._began = self._saved = clock()
+        self.slowest = 0.0
 
     @property
     def age(self) -> float:
@@ -48,7 +54,15 @@ class Saving:
     def start(self, state: dict[str, object], force: bool = False) -> None:
         """Begin to save a state, which must not change any more."""
         self._began = self.clock()
-        self._job = self._worker.submit(lambda: self.store.save(state, force))
+
+        def work() -> int | None:
+            begun = self.clock()
+            try:
+                return self.store.save(state, force)
+            finally:
+                self.slowest = max(self.slowest, self.clock() - begun)
+
+        self._job = self._worker.submit(work)
 
     def look(self) -> None:
         """See whether the save that was begun is over."""

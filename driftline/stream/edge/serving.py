@@ -111,7 +111,8 @@ class Serving:
     def start(self, x: Tensor, y: Tensor | None) -> None:
         """Let the other thread adapt; only while it is not busy."""
         assert self._worker is not None and self._trainer is not None and self._standby is not None
-        trainer, standby, start_from = self._trainer, self._standby, self.player.state_dict() if self._moved else None
+        # A copy, since the player may be taken back to an earlier state while the other thread reads this one.
+        trainer, standby, start_from = self._trainer, self._standby, self.snapshot() if self._moved else None
         self._moved = False
 
         def work() -> None:

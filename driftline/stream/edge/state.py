@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from driftline.adapters.settings import at_least
-from driftline.errors import CheckpointError, ConfigError, RecordError
+from driftline.errors import CheckpointError, CheckpointVersionError, ConfigError, RecordError
 from driftline.stream import checkpoint
 
 DAY = 86_400.0
@@ -98,10 +98,17 @@ class StateStore:
         """Return the number and the state of the newest generation that is whole.
 
         Damaged ones are removed; one that the disk did not give out may be whole, and stays.
+
+        Raises
+        ------
+        CheckpointVersionError
+            When another version of driftline wrote it in another format: it is neither damaged nor to be ignored.
         """
         for file in reversed(self.files()):
             try:
                 state = checkpoint.load(file)
+            except CheckpointVersionError:
+                raise
             except CheckpointError as error:
                 self.damaged.append(str(error))
                 if not isinstance(error.__cause__, OSError):

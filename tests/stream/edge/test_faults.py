@@ -97,6 +97,33 @@ def test_an_adapter_that_raises_is_rested_and_the_last_good_model_answers(tmp_pa
     assert told(tmp_path, "adapt_failed")[0]["resting_for"] == 60.0
 
 
+def test_a_batch_cut_for_want_of_memory_grows_back_and_is_tried_less_and_less_often(tmp_path):
+    class Short(Wrapper):
+        """Has no memory for more than a single sample until a moment."""
+
+        until = 0.0
+
+        def adapt(self, x):
+            if len(x) > 1 and clock.now < self.until:
+                raise MemoryError
+            return super().adapt(x)
+
+    clock = Clock()
+    player = Short(adapter())
+    player.until = clock.now + 300
+    loop = make(tmp_path, samples(600), player, clock=clock, pause=10.0, batch_size=4, report_every=0.001)
+    begun, grown = clock.now, None
+    for _ in loop:
+        clock.now += 1
+        if loop.adapting.batch_size == 4 and clock.now - begun > 10:
+            grown = grown or clock.now - begun
+    tries = [event["time"] for event in told(tmp_path, "out_of_memory")]
+    # 4 and 2 at the beginning, then after 20, 40, 80 ... seconds.
+    assert 4 <= len(tries) <= 6
+    assert grown is not None
+    assert 300 < grown < 600
+
+
 def test_the_rest_after_failures_doubles_and_ends_with_the_first_success(tmp_path):
     clock = Clock()
     player = Raising(adapter())

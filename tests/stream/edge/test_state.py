@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from driftline.errors import CheckpointError, ConfigError, RecordError
+from driftline.errors import CheckpointError, CheckpointVersionError, ConfigError, RecordError
 from driftline.stream.edge import StateStore, roll_back
 from driftline.stream.edge.state import files
 from tests.stream.edge.parts import Clock
@@ -136,6 +136,19 @@ def test_a_state_that_the_disk_does_not_give_out_now_is_passed_over_and_kept_for
         elsewhere.write_bytes(content)
         number, found = store.newest()
         assert (number, found["step"]) == (3, 2)
+
+
+def test_a_state_in_a_later_format_is_refused_and_stays(tmp_path):
+    with StateStore(tmp_path) as store:
+        store.save({"step": 1})
+        store.save({"step": 2})
+        newest = store.files()[-1]
+        content = newest.read_bytes().replace(b"checkpoint 1", b"checkpoint 2", 1)
+        newest.write_bytes(content)
+        with pytest.raises(CheckpointVersionError, match="has format 2"):
+            store.newest()
+    assert newest.read_bytes() == content
+    assert not store.damaged
 
 
 def test_only_the_last_generations_are_kept_and_fewer_where_size_is_limited(tmp_path):
