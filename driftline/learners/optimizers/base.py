@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -17,6 +18,12 @@ from driftline.learners.replicas import Seeds, check_setting
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Group = dict[str, Any]
+
+_add_param_group, _zero_grad, _state_dict, _load_state_dict = (
+    inspect.unwrap(method)
+    for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict)
+)
+"""torch's own, but for what loads torch's compiler at the first call: 70 MB and seconds that a device may not have."""
 
 
 def check_dense(params: Iterable[Tensor], who: str) -> None:
@@ -98,7 +105,7 @@ class StreamOptimizer(Optimizer):
         """Add parameters with their own settings; checked first."""
         for name, (low, high) in self.bounds.items():
             check_setting(name, param_group.get(name, self.defaults[name]), self.replicas, low, high)
-        super().add_param_group(param_group)
+        _add_param_group(self, param_group)
         try:
             self.check_group(self.param_groups[-1])
         except ConfigError:
@@ -141,6 +148,10 @@ class StreamOptimizer(Optimizer):
         self.steps += 1
         return loss
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or set them to zero."""
+        _zero_grad(self, set_to_none)
+
     def update(self, ready: list[Ready]) -> None:
         """Change the parameters that have gradients."""
         raise NotImplementedError
@@ -163,7 +174,7 @@ class StreamOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return groups, state, and the seed and the number of steps made, on which random draws depend."""
-        state = {**super().state_dict(), **{name: getattr(self, name) for name in self.counters}}
+        state = {**_state_dict(self), **{name: getattr(self, name) for name in self.counters}}
         if self.seed is not None:
             state["seed"] = self.seed if isinstance(self.seed, int) else list(self.seed)
         return state
@@ -178,7 +189,7 @@ class StreamOptimizer(Optimizer):
         """
         self._check_state(state_dict)
         copied = copy.deepcopy(dict(state_dict))
-        super().load_state_dict(copied)
+        _load_state_dict(self, copied)
         # torch casts every state tensor to the parameter's dtype; counts above 2**24 would not survive that
         for index, p in enumerate(p for group in self.param_groups for p in group["params"]):
             for name, value in copied["state"].get(index, {}).items():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from driftline.errors import InputError
 from driftline.stream.edge.journal import Journal
-from driftline.stream.edge.pace import Pace
+from driftline.stream.edge.pace import SHARES, Pace
 from driftline.stream.edge.serving import Serving, describe, guard_of, is_allocation
 
 LONGEST_PAUSE = 3600.0
@@ -29,8 +29,8 @@ class Adapting:
     pace : Pace
         Says to how many samples there is time.
     batch_size : int
-        Samples collected for one adaptation. Where memory is not to be had, it is halved, and doubled again when it
-        has done for as long as a failure makes adapting rest.
+        Samples collected for one adaptation. Where memory is not to be had, it is halved, to a quarter at most, and
+        doubled again when it has done for as long as a failure makes adapting rest.
     pause : float
         Seconds without adapting after a failure, and with a smaller batch when memory is short; doubled with each
         further one, up to an hour.
@@ -137,7 +137,7 @@ class Adapting:
         health.count("adapt_failures")
         if is_allocation(error):
             health.count("out_of_memory")
-            if self._samples > 1:
+            if self._samples > max(1, self._full // SHARES[-1]):
                 self.batch_size = self._samples // 2
                 self._shrunk_at = self.clock()
                 self._shrunk_for = min(2 * self._shrunk_for or self.pause, LONGEST_PAUSE)

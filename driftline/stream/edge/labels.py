@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,12 +36,13 @@ class Labels:
 
     def __init__(self, serving: Serving, adapting: Adapting, floor: Floor, journal: Journal, limit: int) -> None:
         self.serving, self.adapting, self.floor, self.journal, self.limit = serving, adapting, floor, journal, limit
-        self._waiting: OrderedDict[Id, tuple[Tensor, Served, int]] = OrderedDict()
+        self._waiting: OrderedDict[Id, tuple[list[Tensor], Served, int]] = OrderedDict()
 
-    def remember(self, id: Id, x: Tensor, answer: Answer) -> None:
-        """Keep an answer to the last of the samples x (window, *input)."""
-        # The adapted model's own answer is known already, so the samples before it are not needed.
-        kept = x[-1:] if answer.served == "adapted" else x
+    def remember(self, id: Id, recent: Sequence[Tensor], answer: Answer) -> None:
+        """Keep an answer to the last of the samples, each (1, *input), that were predicted together."""
+        # The adapted model's own answer is known already, so the samples before it are not needed. Not joined: each
+        # sample is in many windows, and in memory once.
+        kept = [recent[-1]] if answer.served == "adapted" else list(recent)
         self._waiting[id] = kept, answer.served, int(answer.scores.argmax())
         if len(self._waiting) > self.limit:
             self._waiting.popitem(last=False)
@@ -51,7 +53,8 @@ class Labels:
         known = self._waiting.pop(id, None)
         if known is None:
             return self.journal.health.count("feedback_unknown")
-        x, served, answer = known
+        kept, served, answer = known
+        x = torch.cat(kept)
         scores = self.serving.by_shipped(x)
         label, shipped = class_index(y, len(scores)), int(scores.argmax())
         if label is None:

@@ -202,7 +202,7 @@ class AdaptationLoop:
                 *(player, x),
                 batch_size=batch_size,
                 window=window,
-                waiting=queue + pending * window,
+                waiting=queue + pending + window,
                 background=when_late == "background",
                 limit=memory_budget,
                 pace=self.pace,
@@ -359,7 +359,7 @@ class AdaptationLoop:
                 if not answer.memory:
                     self.adapting.recover(answer.trouble)
             self._recent.append(x)
-            self._labels.remember(prediction.id, torch.cat([*self._recent]), answer)
+            self._labels.remember(prediction.id, self._recent, answer)
             if not isinstance(self.serving.player, Learner):
                 self.adapting.collect(x)
             if y is not None:

@@ -92,6 +92,11 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say no: torch would load its compiler for that, 70 MB that a device may not have."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Callable[..., object],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -231,3 +234,21 @@ def test_presets_are_found_by_name_and_adapt_what_they_say():
         assert torch.equal(before, adapter.predict(x)) == (name == "fixed")
     with pytest.raises(ConfigError, match="did you mean 'affine'"):
         preset("afine")
+
+
+LEAN = """
+import sys, tempfile, torch
+from driftline.stream.edge import AdaptationLoop, PRESETS
+from tests.stream.edge.parts import network, samples
+
+x = samples(64)
+for way in PRESETS.values():
+    loop = AdaptationLoop(way.make(network()), x, latency_budget=1e6, state_dir=tempfile.mkdtemp(), shipped=network(),
+                          example=x[0], batch_size=way.batch_size, window=way.window)
+    assert sum(1 for _ in loop) == 64 and loop.health.counts["adaptations"] >= 4
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+def test_no_preset_loads_the_compiler_of_torch_which_takes_memory_that_a_device_may_not_have():
+    assert subprocess.run([sys.executable, "-c", LEAN], cwd=Path(__file__).parents[3], check=False).returncode == 0
