@@ -13,7 +13,7 @@ from torch import Tensor
 from driftline.errors import InputError
 from driftline.stream.edge.journal import Journal
 from driftline.stream.edge.pace import SHARES, Pace
-from driftline.stream.edge.serving import Serving, describe, guard_of, is_allocation
+from driftline.stream.edge.serving import GUARDED, Serving, describe, guard_of, is_allocation
 
 LONGEST_PAUSE = 3600.0
 """Seconds without adapting, after one failure upon another, at most."""
@@ -29,7 +29,7 @@ class Adapting:
     pace : Pace
         Says to how many samples there is time.
     batch_size : int
-        Samples collected for one adaptation. Where memory is not to be had, it is halved, to a quarter at most, and
+        Samples collected for one adaptation. Where memory is not to be had, it is halved, down to a quarter or 8, and
         doubled again when it has done for as long as a failure makes adapting rest.
     pause : float
         Seconds without adapting after a failure, and with a smaller batch when memory is short; doubled with each
@@ -52,7 +52,8 @@ class Adapting:
         self.serving, self.pace, self.batch_size, self.pause = serving, pace, batch_size, pause
         self.journal, self.clock = journal, clock
         self._fresh: deque[tuple[Tensor, Tensor | None]] = deque()
-        self._full, self._shrunk_at, self._shrunk_for = batch_size, 0.0, 0.0
+        self._full, self._smallest = batch_size, max(1, min(batch_size // SHARES[-1], GUARDED))
+        self._shrunk_at, self._shrunk_for = 0.0, 0.0
         self._begun, self._samples = 0.0, 0
         self._rest_began, self._rest, self._failures = 0.0, 0.0, 0
         self._rollbacks = self._guard_rollbacks()
@@ -137,7 +138,7 @@ class Adapting:
         health.count("adapt_failures")
         if is_allocation(error):
             health.count("out_of_memory")
-            if self._samples > max(1, self._full // SHARES[-1]):
+            if self._samples // 2 >= self._smallest:
                 self.batch_size = self._samples // 2
                 self._shrunk_at = self.clock()
                 self._shrunk_for = min(2 * self._shrunk_for or self.pause, LONGEST_PAUSE)
