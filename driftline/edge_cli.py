@@ -27,7 +27,8 @@ def adapt_command(
     model: Annotated[str, typer.Option(help="Released weights such as resnet20, or file.py:function.")] = "resnet20",
     adapter: Annotated[str | None, typer.Option(help="A name that `driftline list adapters` shows.")] = None,
     preset: Annotated[
-        str, typer.Option(help="In place of --adapter: fixed, statistics, last-layer or affine, cheapest first.")
+        str,
+        typer.Option(help="In place of --adapter: fixed, statistics, last-layer, affine or low-rank, cheapest first."),
     ] = "statistics",
     latency: Annotated[float, typer.Option(help="Seconds in which a sample must be answered.")] = 0.1,
     memory: Annotated[str, typer.Option(help="What the process may take, such as 600MB.")] = "",

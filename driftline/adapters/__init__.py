@@ -10,6 +10,7 @@ from driftline.adapters.drm import DRM
 from driftline.adapters.dynamic_evaluation import DynamicEvaluation
 from driftline.adapters.eata import EATA, ETA
 from driftline.adapters.lame import LAME
+from driftline.adapters.low_rank import LOW_RANK, low_rank
 from driftline.adapters.mecta import MECTA
 from driftline.adapters.model import ModelAdapter
 from driftline.adapters.note import NOTE
@@ -30,6 +31,7 @@ __all__ = [
     "EATA",
     "ETA",
     "LAME",
+    "LOW_RANK",
     "MECTA",
     "NOTE",
     "RMT",
@@ -51,4 +53,5 @@ __all__ = [
     "SlidingWindow",
     "Source",
     "Tent",
+    "low_rank",
 ]

@@ -13,6 +13,7 @@ from driftline.adapters import (
     EATA,
     ETA,
     LAME,
+    LOW_RANK,
     MECTA,
     NOTE,
     RMT,
@@ -33,6 +34,7 @@ from driftline.adapters import (
     SlidingWindow,
     Source,
     Tent,
+    low_rank,
 )
 from driftline.testing import check_adapter
 
@@ -98,6 +100,7 @@ ADAPTERS = {
     "BatchNormAdapter: running": (lambda model: BatchNormAdapter(model, "running"), CONV),
     "Tent": (lambda model: Tent(model, lr=0.01), BY_BATCH),
     "Tent: conv": (lambda model: Tent(model, optimizer="nesterov", steps=2), {**CONV, **BY_BATCH}),
+    "Tent: low rank": (lambda model: Tent(low_rank(model, 1), parameters=LOW_RANK, lr=0.01), BY_BATCH),
     "RealTime": (lambda model: RealTime(Source(model), cost=3), {}),
     "RealTime: Tent": (lambda model: RealTime(Tent(model, lr=0.01), cost=1.5, rate=2), BY_BATCH),
     "Tent: episodic": (lambda model: Tent(model, episodic=True), BY_BATCH),

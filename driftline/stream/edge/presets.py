@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from driftline.adapters import T3A, Adapter, BatchNormAdapter, Source, Tent
+from driftline.adapters import LOW_RANK, T3A, Adapter, BatchNormAdapter, Source, Tent, low_rank
 from driftline.errors import unknown
 from driftline.learners.optimizers import Adam
 
@@ -46,6 +46,12 @@ PRESETS = {
         "scales and shifts of normalisation, by gradients (Tent); predicts a window of samples at a time",
         # torch's own Adam makes the same steps, but loads torch's compiler: 70 MB and seconds.
         lambda model: Tent(model, optimizer=Adam),
+        16,
+        16,
+    ),
+    "low-rank": Preset(
+        "a pair of small matrices beside each weight, by gradients (Tent); predicts a window of samples at a time",
+        lambda model: Tent(low_rank(model), parameters=LOW_RANK, optimizer=Adam),
         16,
         16,
     ),

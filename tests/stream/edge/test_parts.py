@@ -238,13 +238,18 @@ def test_presets_are_found_by_name_and_adapt_what_they_say():
 
 LEAN = """
 import sys, tempfile, torch
+from torch import nn
 from driftline.stream.edge import AdaptationLoop, PRESETS
-from tests.stream.edge.parts import network, samples
+from tests.stream.edge.parts import samples
 
 x = samples(64)
+width = x.shape[1]
+hidden = nn.Sequential(nn.Linear(width, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
+model = nn.Sequential(hidden, nn.Linear(16, 3))
 for way in PRESETS.values():
-    loop = AdaptationLoop(way.make(network()), x, latency_budget=1e6, state_dir=tempfile.mkdtemp(), shipped=network(),
-                          example=x[0], batch_size=way.batch_size, window=way.window)
+    folder = tempfile.mkdtemp()
+    settings = {"shipped": model, "example": x[0], "batch_size": way.batch_size, "window": way.window}
+    loop = AdaptationLoop(way.make(model), x, latency_budget=1e6, state_dir=folder, **settings)
     assert sum(1 for _ in loop) == 64 and loop.health.counts["adaptations"] >= 4
 sys.exit("torch._dynamo" in sys.modules)
 """

@@ -1,0 +1,166 @@
+"""Low-rank layers: a few parameters beside each frozen weight, for adapters to train (Hu et al., ICLR 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from driftline.adapters.choosing import patterns
+from driftline.adapters.model import copied
+from driftline.adapters.settings import at_least
+from driftline.errors import ConfigError
+from driftline.stream.seeds import derive_seed, generator
+
+LOW_RANK = ("*down", "*up")
+"""Names of what :func:`low_rank` adds, for ``parameters=`` of adapters."""
+
+
+class LowRankLinear(nn.Linear):
+    """A linear layer with ``up @ down`` (out, rank) @ (rank, in) beside its weight."""
+
+    down: nn.Parameter
+    up: nn.Parameter
+
+    @classmethod
+    def of(cls, source: nn.Linear, rank: int, rng: torch.Generator) -> Self:
+        """Return the layer that takes the place of another, whose parameters it takes over, under the same names."""
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = source.in_features, source.out_features
+        _take_over(self, source, (rank, source.in_features), (source.out_features, rank), rng)
+        return self
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (B, ..., out)."""
+        return super().forward(input) + F.linear(F.linear(input, self.down), self.up)
+
+
+class LowRankConv2d(nn.Conv2d):
+    """A convolution with one to ``rank`` channels, ``down``, and one of a pixel back, ``up``, beside its weight."""
+
+    down: nn.Parameter
+    up: nn.Parameter
+
+    @classmethod
+    def of(cls, source: nn.Conv2d, rank: int, rng: torch.Generator) -> Self:
+        """Return the layer that takes the place of another, whose parameters it takes over, under the same names."""
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        for name in (*source.__constants__, "_reversed_padding_repeated_twice", "transposed"):
+            setattr(self, name, getattr(source, name))
+        down, up = (rank, *source.weight.shape[1:]), (source.out_channels, rank, 1, 1)
+        _take_over(self, source, down, up, rng)
+        return self
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (B, out, H', W')."""
+        return super().forward(input) + F.conv2d(self._conv_forward(input, self.down, None), self.up)
+
+
+def low_rank(model: nn.Module, rank: int = 4, layers: str | Sequence[str] | None = None, seed: int = 0) -> nn.Module:
+    """Return a copy of a model with few trainable parameters beside its linear and convolutional layers.
+
+    A layer's weight W stays, and ``up @ down`` is added to it: ``rank * (in + out)`` parameters in place of
+    ``in * out``, and for an optimizer's moments. At first ``up`` is zero, so that the model predicts exactly what it did.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    rank : int
+        At least 1.
+    layers : str or sequence of str, optional
+        Patterns of names of layers. Default: every linear layer and convolution (in two dimensions, without groups)
+        of which neither side is smaller than twice the rank.
+    seed : int
+        ``down`` is drawn, uniform in +- 1 / sqrt(fan-in).
+
+    Returns
+    -------
+    nn.Module
+        Trained by an adapter's ``parameters=LOW_RANK``.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such layer, or a pattern names one of another kind.
+
+    Notes
+    -----
+    Source: Hu et al., *LoRA: low-rank adaptation of large language models*, ICLR 2022, with its scale alpha / rank
+    fixed to 1. A forward pass costs a little more; the weights are not merged, since they go on changing.
+
+    Examples
+    --------
+    >>> from driftline.adapters import Tent
+    >>> model = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10))
+    >>> adapter = Tent(low_rank(model, rank=2), parameters=LOW_RANK)
+    >>> [name for name, p in adapter.model.named_parameters() if p.requires_grad]
+    ['0.down', '0.up', '3.down', '3.up']
+    >>> sum(p.numel() for p in adapter.model.parameters() if p.requires_grad)
+    660
+    """
+    at_least("rank", rank, 1)
+    model = copied(model)
+    named = dict(model.named_modules())
+    wanted = patterns(layers) if layers is not None else None
+    chosen = {
+        name: module
+        for name, module in named.items()
+        if (_fits(module, rank) if wanted is None else any(fnmatchcase(name, pattern) for pattern in wanted))
+    }
+    for name, module in chosen.items():
+        if not _known(module):
+            raise ConfigError(
+                f"layers={layers!r} names {name!r}, a {type(module).__name__}; low-rank forms there are of nn.Linear, "
+                "and of nn.Conv2d without groups"
+            )
+    if not chosen:
+        raise ConfigError(
+            f"layers={layers!r}, rank={rank}: the model has no such linear layer or convolution without groups; it has "
+            f"{', '.join(name or 'itself' for name, module in named.items() if _known(module)) or 'none at all'}"
+        )
+    for name, module in chosen.items():
+        rng = generator(derive_seed(seed, "low-rank", name))
+        made = LowRankLinear.of(module, rank, rng) if isinstance(module, nn.Linear) else _conv(module, rank, rng)
+        if not name:
+            return made
+        parent, _, last = name.rpartition(".")
+        setattr(named[parent], last, made)
+    return model
+
+
+def _conv(module: nn.Module, rank: int, rng: torch.Generator) -> LowRankConv2d:
+    assert isinstance(module, nn.Conv2d)
+    return LowRankConv2d.of(module, rank, rng)
+
+
+def _known(module: nn.Module) -> bool:
+    # Exactly these: a subclass may compute something else with its weight.
+    return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
+
+
+def _fits(module: nn.Module, rank: int) -> bool:
+    return _known(module) and isinstance(module, (nn.Linear, nn.Conv2d)) and min(module.weight.shape[:2]) >= 2 * rank
+
+
+def _take_over(
+    layer: LowRankLinear | LowRankConv2d,
+    source: nn.Linear | nn.Conv2d,
+    down: tuple[int, ...],
+    up: tuple[int, ...],
+    rng: torch.Generator,
+) -> None:
+    """Give a layer another's parameters, and its own two."""
+    layer.weight, layer.bias = source.weight, source.bias
+    bound = 1 / math.sqrt(math.prod(down[1:]))
+    drawn = (2 * torch.rand(down, generator=rng) - 1) * bound
+    layer.down = nn.Parameter(drawn.to(source.weight))
+    layer.up = nn.Parameter(source.weight.new_zeros(up))
+    layer.training = source.training
