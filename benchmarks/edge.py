@@ -30,7 +30,7 @@ import torch
 from source_model import cifar
 
 from driftline.scenarios.corruptions import get
-from driftline.stream.edge import AdaptationLoop, StateStore
+from driftline.stream.edge import AdaptationLoop, StateStore, read_events
 from driftline.stream.edge.memory import resident
 from driftline.stream.edge.presets import preset
 from driftline.weights import load_weights
@@ -182,7 +182,8 @@ def kills(chosen: argparse.Namespace) -> None:
             child = os.fork()
             if child == 0:
                 os.close(ours)
-                loop = make("statistics", source, Path(folder), chosen.latency, checkpoint_every=chosen.interval)
+                every = {"checkpoint_every": chosen.interval, "report_every": chosen.interval}
+                loop = make("statistics", source, Path(folder), chosen.latency, **every)
                 for answer in loop:
                     os.write(theirs, b"%d\n" % answer.position)
                 os._exit(0)
@@ -207,11 +208,13 @@ def kills(chosen: argparse.Namespace) -> None:
             worst_samples = max(worst_samples, got[-1] + 1 - state["position"])
             worst_seconds = max(worst_seconds, age)
             assert state["position"] <= got[-1] + 1
+        writes = [event.get("slowest_write", 0.0) for event in read_events(Path(folder) / "events.jsonl")]
     missing = set(range(max(delivered) + 1)) - delivered
     print(
         f"{chosen.kills} kills at random instants, a state every {chosen.interval} s: {number} states written, "
         f"{damaged} damaged; {max(delivered) + 1} images answered, {len(missing)} missing; answers after the last "
-        f"state, to be given again: at most {worst_samples}; seconds of adapting lost: at most {worst_seconds:.2f}"
+        f"state, to be given again: at most {worst_samples}; seconds of adapting lost: at most {worst_seconds:.2f}; "
+        f"slowest write of a state: {max(writes):.2f} s"
     )
 
 

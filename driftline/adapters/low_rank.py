@@ -67,7 +67,8 @@ def low_rank(model: nn.Module, rank: int = 4, layers: str | Sequence[str] | None
     """Return a copy of a model with few trainable parameters beside its linear and convolutional layers.
 
     A layer's weight W stays, and ``up @ down`` is added to it: ``rank * (in + out)`` parameters in place of
-    ``in * out``, and for an optimizer's moments. At first ``up`` is zero, so that the model predicts exactly what it did.
+    ``in * out``, and for an optimizer's moments. At first ``up`` is zero, so that the model predicts exactly what it
+    did.
 
     Parameters
     ----------
