@@ -46,6 +46,10 @@ class CheckpointError(DriftlineError, RuntimeError):
     """A checkpoint that is missing, damaged, or belongs to another run or model."""
 
 
+class ExportError(DriftlineError, RuntimeError):
+    """A model that cannot be exported, or whose exported file gives other scores; no file is left behind."""
+
+
 class RecordError(DriftlineError, OSError):
     """The run record could not be written or read."""
 
