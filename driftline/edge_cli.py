@@ -42,6 +42,9 @@ def adapt_command(
     guard: Annotated[
         bool | None, typer.Option(help="Roll back an adapter that collapses.  [default: if it fits]")
     ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int8: predict in eight bits, adapt in float.  [default: float]")
+    ] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Give a dataset's labels back as feedback.")] = False,
     port: Annotated[int | None, typer.Option(help="Answer Prometheus there (needs the 'edge' extra).")] = None,
     adapter_set: Annotated[list[str] | None, typer.Option(help="Adapter parameter, key=value.")] = None,
@@ -72,6 +75,7 @@ def adapt_command(
         shipped=network,
         example=example,
         guard=guard,
+        quantize=quantize,  # type: ignore[arg-type]
         batch_size=batch_size or usual[0],
         window=window or usual[1],
         when_late=when_late,  # type: ignore[arg-type]
