@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple, Self, cast
 
 import torch
@@ -60,8 +60,8 @@ class Int8(TorchFunctionMode):
     """
 
     def __init__(self, network: nn.Module | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._packed = WeakTensorKeyDictionary()
+        super().__init__()
+        self._packed: MutableMapping[Tensor, Packed] = WeakTensorKeyDictionary()
         _demand_kernels()
         if network is not None:
             _demand_layers(network)
