@@ -1,4 +1,4 @@
-"""The command line's part for edge devices: adapt, status, rollback."""
+"""The command line's part for edge devices: adapt, export, status, rollback."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import typer
 from driftline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from driftline.stream.edge import Prediction
+    from driftline.stream.edge.serving import Player
 
 State = Annotated[Path, typer.Argument(help="Folder of the loop's state.")]
 UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "": 1.0}
@@ -41,6 +42,9 @@ def adapt_command(
     bytes_per_day: Annotated[str, typer.Option(help="What may be written to disk in a day, such as 100MB.")] = "",
     guard: Annotated[
         bool | None, typer.Option(help="Roll back an adapter that collapses.  [default: if it fits]")
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int8: predict in eight bits, adapt in float.  [default: float]")
     ] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Give a dataset's labels back as feedback.")] = False,
     port: Annotated[int | None, typer.Option(help="Answer Prometheus there (needs the 'edge' extra).")] = None,
@@ -72,6 +76,7 @@ def adapt_command(
         shipped=network,
         example=example,
         guard=guard,
+        quantize=quantize,  # type: ignore[arg-type]
         batch_size=batch_size or usual[0],
         window=window or usual[1],
         when_late=when_late,  # type: ignore[arg-type]
@@ -87,6 +92,50 @@ def adapt_command(
     health = loop.run()
     said = {name: count for name, count in health.counts.items() if count}
     print(json.dumps({"position": loop.position, **said}), file=sys.stderr)
+
+
+def export_command(
+    out: Annotated[Path, typer.Argument(help="File to write: .pt2 (torch.export) or .onnx (needs the 'onnx' extra).")],
+    model: Annotated[str, typer.Option(help="As for adapt: the shipped model.")] = "resnet20",
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of a loop's state.  [default: none, the model as shipped]")
+    ] = None,
+    generation: Annotated[int | None, typer.Option(help="Which state there.  [default: the newest whole one]")] = None,
+    adapter: Annotated[str | None, typer.Option(help="As for adapt.")] = None,
+    preset: Annotated[str, typer.Option(help="As for adapt.")] = "statistics",
+    source: Annotated[str, typer.Option(help="A dataset or file.py:function, to try samples of.")] = "",
+    shape: Annotated[str, typer.Option(help="Of a sample, such as 3,32,32: to try random ones.")] = "",
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="The most by which a score may differ from the served.")
+    ] = 1e-4,
+    adapter_set: Annotated[list[str] | None, typer.Option(help="Adapter parameter, key=value, as for adapt.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data files.")] = None,
+) -> None:
+    """Write the model that a loop serves to a file, and compare what the file gives with what is served."""
+    from driftline import build
+    from driftline.stream.edge import export, samples_of, served_by
+    from driftline.stream.edge.presets import preset as chosen
+
+    network = _model(model, data_root)
+    samples = _samples(source, shape, data_root)
+    served: Player | nn.Module = network
+    if state is None:
+        if generation is not None:
+            raise ConfigError("--generation needs --state, the folder it is in")
+    else:
+        samples = samples_of(state, generation) if samples is None else samples
+        player = build.adapter(adapter, network, **values(adapter_set)) if adapter else chosen(preset).make(network)
+        served = served_by(state, player, network, generation)
+    if samples is None:
+        raise ConfigError("no samples to try the file on; give a --source, or the --shape of a sample")
+    done = export(served, out, samples, tolerance=tolerance)
+    which = "the shipped model" if served is network else "the model as adapted"
+    batch = "batches of any size" if done.any_batch else "single samples only"
+    tried = ", ".join(map(str, done.sizes))
+    typer.echo(
+        f"{done.path}: {which}, {done.bytes} bytes, {batch}; scores differ from those served by at most "
+        f"{done.difference:.2g} (tried on batches of {tried})"
+    )
 
 
 def status_command(state: State, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
@@ -159,6 +208,29 @@ def size(text: str) -> int | None:
         return int(float(number) * UNITS[text.strip().lower()[len(number) :]])
     except (ValueError, KeyError):
         raise ConfigError(f"{text!r} is no size; give such as 600MB") from None
+
+
+def _samples(source: str, shape: str, root: Path | None) -> Tensor | None:
+    """Return a few samples (N, *input) of a source, or random ones of a shape; None for neither."""
+    import itertools
+
+    import torch
+
+    from driftline.stream.dataset import as_input
+    from driftline.stream.edge.feeds import feed
+    from driftline.stream.edge.samples import as_sample
+
+    if source:
+        samples = feed(source, root)
+        items = itertools.islice(samples() if callable(samples) else samples, 8)
+        return torch.stack([as_input(torch.as_tensor(as_sample(item).x)) for item in items])
+    if not shape:
+        return None
+    try:
+        size = [int(n) for n in shape.split(",")]
+    except ValueError:
+        raise ConfigError(f"--shape {shape!r}: give whole numbers with commas, such as 3,32,32") from None
+    return torch.rand(8, *size, generator=torch.Generator().manual_seed(0))
 
 
 def _model(name: str, root: Path | None) -> nn.Module:

@@ -50,6 +50,10 @@ class CheckpointVersionError(CheckpointError):
     """A checkpoint that another version of driftline wrote in a format of its own."""
 
 
+class ExportError(DriftlineError, RuntimeError):
+    """A model that cannot be exported, or whose exported file gives other scores; no file is left behind."""
+
+
 class RecordError(DriftlineError, OSError):
     """The run record could not be written or read."""
 

@@ -23,6 +23,9 @@ HEAVY = (
     "mlflow",
     "wandb",
     "tensorboard",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
 )
 
 

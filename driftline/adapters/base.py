@@ -57,6 +57,13 @@ class Adapter(ABC):
         """Return the model that metrics may look at, or None when there is none."""
         return None
 
+    def as_module(self) -> nn.Module | None:
+        """Return a module whose forward pass is :meth:`predict` as it is now, to be exported.
+
+        None where the method predicts in another way than by one. The module may share its weights with the adapter.
+        """
+        return None
+
     def describe(self) -> dict[str, object]:
         """Return name and parameters for the record (JSON values)."""
         return {"name": type(self).__name__, "parameters": {}}

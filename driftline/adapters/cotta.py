@@ -189,6 +189,10 @@ class CoTTA(ModelAdapter):
         self.check(x)
         return evaluate(self.teacher, x)
 
+    def as_module(self) -> nn.Module:
+        """Return the teacher."""
+        return self.teacher
+
 
 def confidence_threshold(model: nn.Module, x: Tensor, batch: int = 200, quantile: float = 0.05) -> float:
     """Return CoTTA's p_th for a model: the 5 % quantile of its confidence on source samples, minus 0.05.

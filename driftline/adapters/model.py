@@ -148,6 +148,10 @@ class ModelAdapter(Adapter):
         """Return the model that is adapted."""
         return self.model
 
+    def as_module(self) -> nn.Module | None:
+        """Return the model that is adapted, unless the method predicts in a way of its own."""
+        return self.model if type(self).predict is ModelAdapter.predict else None
+
     def describe(self) -> dict[str, object]:
         """Return the settings (JSON values)."""
         said = describe_part(self)

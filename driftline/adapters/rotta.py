@@ -191,6 +191,10 @@ class RoTTA(ModelAdapter):
         self.check(x)
         return evaluate(self.teacher, x)
 
+    def as_module(self) -> nn.Module:
+        """Return the teacher."""
+        return self.teacher
+
 
 def outputs(model: nn.Module) -> int:
     """Return the number of outputs of a model's last linear layer.

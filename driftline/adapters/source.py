@@ -71,6 +71,10 @@ class Source(Adapter):
         """Return the model."""
         return self.model
 
+    def as_module(self) -> nn.Module:
+        """Return the model."""
+        return self.model
+
     def describe(self) -> dict[str, object]:
         """Return what is used (JSON values)."""
         size = sum(p.numel() for p in self.model.parameters())

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from driftline.adapters.classifier import ClassifierTap
 from driftline.adapters.losses import entropy
-from driftline.adapters.model import ModelAdapter, demand_finite
+from driftline.adapters.model import ModelAdapter, copied, demand_finite
 from driftline.adapters.settings import Variant, at_least, one_of
 from driftline.errors import ConfigError
 
@@ -106,9 +106,25 @@ class T3A(ModelAdapter):
         with torch.no_grad():
             return self._classify(features)
 
+    def as_module(self) -> nn.Module:
+        """Return a copy of the model whose classifier has the prototypes for weights, and no bias."""
+        prototypes = self._prototypes()
+        layer = nn.Linear(prototypes.shape[1], len(prototypes), bias=False)
+        layer.weight = nn.Parameter(prototypes, requires_grad=False)
+        model = copied(self.model)
+        *parents, name = self.tap.name.split(".")
+        if not name:
+            return layer
+        setattr(model.get_submodule(".".join(parents)), name, layer)
+        return model
+
+    def _prototypes(self) -> Tensor:
+        """Return the classes' mean supports (classes, F), of length 1."""
+        sums = torch.einsum("ckf,ck->cf", self.supports, self.entropy.isfinite().to(self.supports.dtype))
+        return F.normalize(sums, dim=1)
+
     def _classify(self, features: Tensor) -> Tensor:
-        prototypes = torch.einsum("ckf,ck->cf", self.supports, self.entropy.isfinite().to(self.supports.dtype))
-        return features @ F.normalize(prototypes, dim=1).T
+        return features @ self._prototypes().T
 
     def _join(self, features: Tensor, scores: Tensor, drop: bool = True) -> None:
         """Keep the supports of lowest entropy in each class, of the present ones and these."""

@@ -130,6 +130,10 @@ class Wrapper(Adapter):
         """Return the inner adapter's model."""
         return self.inner.network()
 
+    def as_module(self) -> nn.Module | None:
+        """Return the inner adapter's, unless the wrapper predicts in a way of its own."""
+        return self.inner.as_module() if type(self).predict is Wrapper.predict else None
+
     def describe(self) -> dict[str, object]:
         """Return name, the settings that are plain values and, nested, the inner adapter (JSON values)."""
         plain = (bool, int, float, str, type(None))

@@ -1,6 +1,7 @@
 """The loop on an edge device: adapt within a latency and memory budget, for months, and never end up worse."""
 
 from driftline.stream.edge.events import EventLog, read_events
+from driftline.stream.edge.exporting import Exported, export, samples_of, served_by
 from driftline.stream.edge.fleet import merge
 from driftline.stream.edge.floor import Floor
 from driftline.stream.edge.loop import AdaptationLoop
@@ -13,13 +14,17 @@ __all__ = [
     "PRESETS",
     "AdaptationLoop",
     "EventLog",
+    "Exported",
     "Floor",
     "Label",
     "Prediction",
     "Sample",
     "StateStore",
+    "export",
     "merge",
     "preset",
     "read_events",
     "roll_back",
+    "samples_of",
+    "served_by",
 ]

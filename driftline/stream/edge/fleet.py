@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from driftline.errors import CheckpointError, ConfigError
-from driftline.stream import checkpoint
-from driftline.stream.edge.state import files
+from driftline.stream.edge.state import innermost, read_state
 
 
 def merge(folders: Sequence[str | Path]) -> dict[str, Tensor]:
@@ -45,7 +44,7 @@ def merge(folders: Sequence[str | Path]) -> dict[str, Tensor]:
     """
     if not folders:
         raise ConfigError("merge needs the state folders of the devices")
-    states = [_newest(Path(folder)) for folder in folders]
+    states = [read_state(folder) for folder in folders]
     if len({cast(str, state["shipped"]) for state in states}) > 1:
         raise CheckpointError("these devices were shipped different models; merge those of the same one")
     models = [_model(state, folder) for state, folder in zip(states, folders)]
@@ -67,22 +66,9 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
     return cast(Tensor, torch.tensordot(weights, values.double(), 1)).to(values.dtype)
 
 
-def _newest(folder: Path) -> dict[str, object]:
-    """Return the newest whole state, without owning the folder."""
-    reason = "no state"
-    for file in reversed(files(folder)):
-        try:
-            return checkpoint.load(file)
-        except CheckpointError as error:
-            reason = str(error)
-    raise CheckpointError(f"{folder}: {reason}")
-
-
 def _model(state: Mapping[str, object], folder: str | Path) -> Mapping[str, Tensor]:
     """Return the weights inside of a player's state, whatever is around the adapter."""
-    player = state["player"]
-    while isinstance(player, Mapping) and "inner" in player:
-        player = player["inner"]
+    player = innermost(state["player"])
     if not isinstance(player, Mapping) or not isinstance(player.get("model"), Mapping):
         raise CheckpointError(f"{folder}: its state holds no adapted model")
     return cast("Mapping[str, Tensor]", player["model"])

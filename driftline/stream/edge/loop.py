@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, Self, cast
+from typing import Literal, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from driftline.adapters import Adapter
-from driftline.adapters.settings import above, at_least
+from driftline.adapters.settings import above, at_least, one_of
 from driftline.errors import CheckpointError, ConfigError, SourceError
 from driftline.learners import Learner
 from driftline.stream.dataset import as_input
@@ -23,6 +23,7 @@ from driftline.stream.edge.adapting import Adapting
 from driftline.stream.edge.events import EventLog
 from driftline.stream.edge.floor import Floor
 from driftline.stream.edge.health import Health, uncertainty
+from driftline.stream.edge.int8 import Int8
 from driftline.stream.edge.intake import Arrival, Intake, Overload
 from driftline.stream.edge.journal import Journal
 from driftline.stream.edge.labels import Labels
@@ -93,6 +94,10 @@ class AdaptationLoop:
         When labels show that the adapted model errs more than the shipped one, the shipped one answers.
     sink : callable, optional
         ``sink(prediction)``, called in a thread of its own.
+    quantize : "int8", optional
+        Let the player predict in eight bits where torch can (:class:`~driftline.stream.edge.int8.Int8`): convolutions
+        and linear layers. It adapts in float, and each change of the weights is served at once. The shipped model
+        answers in float.
     batch_size : int
         Samples collected for one adaptation.
     window : int
@@ -166,6 +171,7 @@ class AdaptationLoop:
         guard: bool | None = None,
         floor: Floor | None = None,
         sink: Receiver | None = None,
+        quantize: Literal["int8"] | None = None,
         batch_size: int = 16,
         window: int = 1,
         when_late: WhenLate = "smaller",
@@ -194,7 +200,10 @@ class AdaptationLoop:
         self.pace, self.floor = Pace(latency_budget, when_late), floor or Floor()
         model = shipped_model(player, shipped)
         self._hash = weights_hash(model)
-        player = guarded(player, model, guard, batch_size)
+        if quantize is not None:
+            one_of("quantize", quantize, ("int8",))
+        int8 = None if quantize is None else Int8(player.network() or model)
+        player = guarded(player, model, guard, batch_size, int8)
         self._gate, self.plan = Entrance("sample", 0), cast(MemoryPlan | None, None)
         if example is not None:
             x = as_input(self._gate((example, None), 0)[0])[None]
@@ -206,6 +215,7 @@ class AdaptationLoop:
                 background=when_late == "background",
                 limit=memory_budget,
                 pace=self.pace,
+                int8=int8,
                 clock=clock,
             )
             batch_size = self.plan.batch_size
@@ -217,7 +227,7 @@ class AdaptationLoop:
             self.journal = Journal(log or EventLog(self.store.folder / "events.jsonl"), report_every, clock)
             self.health = self.journal.health
             state = self._found(player)
-            self.serving = Serving(player, model, when_late == "background", load=state.get("player"))
+            self.serving = Serving(player, model, when_late == "background", load=state.get("player"), int8=int8)
             self.adapting = Adapting(self.serving, self.pace, batch_size, pause, self.journal, clock)
             self._labels = Labels(self.serving, self.adapting, self.floor, self.journal, pending)
             self._resume(state)

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 from torch.utils import _pytree
@@ -37,6 +37,8 @@ class MemoryPlan:
         The most that the tensors of one adaptation take at a time, gradients included, with a reserve of a quarter.
     limit : int, optional
         What there may be in all.
+    int8 : int
+        Weights in eight bits, and the float copies that they are compared with.
     """
 
     batch_size: int
@@ -47,11 +49,12 @@ class MemoryPlan:
     queues: int
     step: int
     limit: int | None = None
+    int8: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.process + self.copies + self.queues + self.step
+        return self.process + self.copies + self.int8 + self.queues + self.step
 
     @property
     def fits(self) -> bool:
@@ -65,6 +68,7 @@ class MemoryPlan:
             ("  weights", self.weights),
             ("  other state", self.state),
             ("copies of the state", self.copies),
+            *([("weights in eight bits", self.int8)] if self.int8 else []),
             ("samples that wait", self.queues),
             (f"one step, batch of {self.batch_size}", self.step),
             ("in all", self.total),
@@ -104,10 +108,10 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
-        given = {_address(leaf) for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        given = {_address(leaf) for leaf in _pytree.tree_leaves((args, kwargs)) if _has_address(leaf)}
         made = func(*args, **(kwargs or {}))
         for leaf in _pytree.tree_leaves(made):
-            if isinstance(leaf, Tensor) and _address(leaf) not in given | self._known:
+            if _has_address(leaf) and _address(leaf) not in given | self._known:
                 self._note(leaf)
         return made
 
@@ -122,6 +126,11 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _forget(self, address: int, size: int) -> None:
         self._known.discard(address)
         self.live -= size
+
+
+def _has_address(leaf: object) -> TypeGuard[Tensor]:
+    # What oneDNN has laid out for itself has none.
+    return isinstance(leaf, Tensor) and not leaf.is_mkldnn
 
 
 def _address(tensor: Tensor) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from driftline.errors import ConfigError
 from driftline.learners import Learner
+from driftline.stream.edge.int8 import Int8
 from driftline.stream.edge.memory import RESERVE, MemoryPlan, PeakBytes, bytes_of, resident
 from driftline.stream.edge.pace import Pace
-from driftline.stream.edge.serving import Player, is_allocation, learn
+from driftline.stream.edge.serving import Player, is_allocation, learn, predict
 
 SAVING = 4
 """States in memory while one is saved: the copy that is the last good one too, and three buffers of its bytes."""
@@ -30,6 +31,7 @@ def plan(
     background: bool = False,
     limit: int | None = None,
     pace: Pace | None = None,
+    int8: Int8 | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> MemoryPlan:
     """Try one adaptation on a copy of the player; halve the batch until it fits.
@@ -50,6 +52,8 @@ def plan(
         Bytes that there may be in all.
     pace : Pace, optional
         Told what adapting and predicting take.
+    int8 : Int8, optional
+        How the player will predict.
 
     Raises
     ------
@@ -58,7 +62,7 @@ def plan(
     """
     size = batch_size
     while True:
-        found = _try(player, x, size, window, waiting, background, limit, pace, clock)
+        found = _try(player, x, size, window, waiting, background, limit, pace, int8, clock)
         if isinstance(found, MemoryPlan) and found.fits:
             return found
         if size == 1:
@@ -75,10 +79,12 @@ def _try(
     background: bool,
     limit: int | None,
     pace: Pace | None,
+    int8: Int8 | None,
     clock: Callable[[], float],
 ) -> MemoryPlan | str:
     try:
-        twin = copy.deepcopy(player)
+        # A guard that watches what is predicted in eight bits has the same ones.
+        twin, bits = copy.deepcopy((player, int8))
         batch = x.expand(size, *x.shape[1:]).contiguous()
         y = torch.zeros(size, dtype=torch.long) if isinstance(player, Learner) else None
         # A guard need not tell that it takes equal samples for a collapse.
@@ -86,12 +92,12 @@ def _try(
             with PeakBytes() as made:
                 learn(twin, batch, y)
             with PeakBytes() as predicted:
-                twin.predict(x.expand(window, *x.shape[1:]))
+                predict(twin, x.expand(window, *x.shape[1:]), bits)
             if pace is not None:
                 started = clock()
                 learn(twin, batch, y)
                 between = clock()
-                twin.predict(x.expand(window, *x.shape[1:]))
+                predict(twin, x.expand(window, *x.shape[1:]), bits)
                 pace.adapted(size, between - started)
                 pace.predicted(clock() - between)
     except (RuntimeError, MemoryError) as error:
@@ -107,6 +113,7 @@ def _try(
         weights=weights,
         state=max(0, state - weights),
         copies=state * (SAVING + 2 * background + isinstance(player, Learner)),
+        int8=0 if bits is None else bits.nbytes * (1 + 2 * background),
         queues=x.nbytes * (waiting + size + window),
         step=int(RESERVE * max(made.peak, predicted.peak)),
         limit=limit,

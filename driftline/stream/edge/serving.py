@@ -15,6 +15,7 @@ from driftline.adapters.normalization import AdaptedNorm
 from driftline.adapters.wrapper import Wrapper
 from driftline.errors import ConfigError
 from driftline.learners import Learner
+from driftline.stream.edge.int8 import Int8, SeenInInt8
 from driftline.stream.edge.samples import Served
 from driftline.stream.edge.worker import Job, Worker
 from driftline.stream.modules import evaluate
@@ -53,6 +54,8 @@ class Serving:
         Adapt in another thread, on a copy; a second copy takes over its state and then the player's place.
     load : dict, optional
         State of the player to begin with.
+    int8 : Int8, optional
+        Let the player predict in eight bits; it adapts in float, and the shipped model answers in float.
 
     Attributes
     ----------
@@ -63,9 +66,14 @@ class Serving:
     """
 
     def __init__(
-        self, player: Player, shipped: nn.Module, background: bool = False, load: object | None = None
+        self,
+        player: Player,
+        shipped: nn.Module,
+        background: bool = False,
+        load: object | None = None,
+        int8: Int8 | None = None,
     ) -> None:
-        self.player, self.shipped = player, shipped
+        self.player, self.shipped, self.int8 = player, shipped, int8
         # An adapter finds its own way back to the source.
         self._origin = copy.deepcopy(player.state_dict()) if isinstance(player, Learner) else None
         if load is not None:
@@ -84,7 +92,7 @@ class Serving:
             return Answer(self.by_shipped(x), "shipped")
         memory = False
         try:
-            scores = self.player.predict(x)[-1]
+            scores = predict(self.player, x, self.int8)[-1]
             if bool(torch.isfinite(scores).all()):
                 self._failed_at_good = 0
                 return Answer(scores, "adapted")
@@ -99,7 +107,15 @@ class Serving:
 
     def learn(self, x: Tensor, y: Tensor | None) -> None:
         """Adapt here and now; what the player raises goes through."""
-        learn(self.player, x, y)
+        try:
+            learn(self.player, x, y)
+        finally:
+            self._changed()
+
+    def _changed(self) -> None:
+        """Let what is served in eight bits follow the weights."""
+        if self.int8 is not None:
+            self.int8.refresh()
 
     # --- in the background
 
@@ -134,6 +150,7 @@ class Serving:
         elif not self._moved:
             assert self._standby is not None
             self.player, self._standby = self._standby, self.player
+            self._changed()
         return job
 
     # --- ways back
@@ -157,6 +174,7 @@ class Serving:
         except Exception:
             return False
         self._moved = True
+        self._changed()
         return True
 
     def reset(self) -> None:
@@ -166,6 +184,7 @@ class Serving:
         else:
             self.player.reset()  # type: ignore[union-attr]
         self._moved = True
+        self._changed()
         self.good = self.snapshot()
 
     def close(self) -> None:
@@ -181,6 +200,14 @@ def learn(player: Player, x: Tensor, y: Tensor | None) -> None:
         player.learn(x, y)
     else:
         player.adapt(x)
+
+
+def predict(player: Player, x: Tensor, int8: Int8 | None = None) -> Tensor:
+    """Return a player's scores, in eight bits if so asked."""
+    if int8 is None:
+        return player.predict(x)
+    with torch.no_grad(), int8:
+        return player.predict(x)
 
 
 def shipped_model(player: Player, given: nn.Module | None) -> nn.Module:
@@ -208,12 +235,12 @@ def shipped_model(player: Player, given: nn.Module | None) -> nn.Module:
     return frozen(network)
 
 
-def guarded(player: Player, model: nn.Module, guard: bool | None, batch_size: int) -> Player:
+def guarded(player: Player, model: nn.Module, guard: bool | None, batch_size: int, int8: Int8 | None = None) -> Player:
     """Put a guard with the shipped model around an adapter, if it is asked for or fits, and there is none yet.
 
     It watches what is predicted (entropy and marginal), not how far the adapted model is from the shipped one (drift
     and accuracy): under a strong corruption, where the shipped model is surely wrong, adapting that helps leads away
-    from it, too. The averages are longer for small batches.
+    from it, too. The averages are longer for small batches. What is served in eight bits is watched so, too.
 
     Raises
     ------
@@ -227,6 +254,8 @@ def guarded(player: Player, model: nn.Module, guard: bool | None, batch_size: in
     wanted = batch_size >= GUARDED if guard is None else guard
     if not wanted or guard_of(player) is not None:
         return player
+    if int8 is not None:
+        player = SeenInInt8(player, int8)
     return CollapseGuard(player, drift=None, accuracy=None, momentum=min(0.3, batch_size / 100), source=model)
 
 

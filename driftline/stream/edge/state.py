@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -188,6 +188,40 @@ class StateStore:
 def files(folder: str | Path) -> list[Path]:
     """Return the generations in a folder, oldest first, without owning it."""
     return sorted(path for path in Path(folder).glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdigit())
+
+
+def read_state(folder: str | Path, generation: int | None = None) -> dict[str, object]:
+    """Return the newest whole state in a folder, or that of one generation, without owning it.
+
+    Raises
+    ------
+    CheckpointError
+        When there is none, or the one asked for is missing or damaged.
+    """
+    kept = files(folder)
+    if generation is not None:
+        kept = [file for file in kept if number_of(file) == generation]
+    reason = "no state" if generation is None else f"no generation {generation}"
+    for file in reversed(kept):
+        try:
+            return checkpoint.load(file)
+        except CheckpointError as error:
+            reason = str(error)
+    there = ", ".join(str(number_of(file)) for file in files(folder)) or "none"
+    raise CheckpointError(f"{folder}: {reason} (generations there: {there})")
+
+
+def innermost(player: object) -> object:
+    """Return a player's state without those of a guard and other wrappers around the adapter.
+
+    Examples
+    --------
+    >>> innermost({"inner": {"model": 1}, "rest": 0})
+    {'model': 1}
+    """
+    while isinstance(player, Mapping) and "inner" in player:
+        player = player["inner"]
+    return player
 
 
 def owner_of(folder: str | Path) -> str | None:

@@ -7,6 +7,7 @@ import os
 import urllib.request
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from driftline.cli import app
@@ -53,6 +54,46 @@ def test_adapt_answers_lines_and_goes_on_in_the_same_folder_and_status_and_rollb
     assert "resumed" in command("status", folder).stdout
     assert json.loads(command("status", folder, "--json").stdout)["running"] is None
     assert "is rejected" in command("rollback", folder).stdout
+
+
+def test_export_writes_what_a_loop_serves_and_adapt_answers_in_int8(tmp_path):
+    (tmp_path / "own.py").write_text(MODEL)
+    folder, model = tmp_path / "state", ("--model", f"{tmp_path}/own.py:model")
+
+    def command(*arguments):
+        done = CliRunner().invoke(app, [*map(str, arguments)])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    answers = command(
+        *("adapt", *model, "--source", f"{tmp_path}/own.py:sensor", "--state", folder, "--quantize", "int8"),
+        *("--latency", "60"),
+    )
+    assert len(answers.splitlines()) == 30
+    said = command("export", tmp_path / "adapted.pt2", *model, "--state", folder)
+    assert "the model as adapted" in said
+    assert "batches of any size" in said
+    said = command("export", tmp_path / "shipped.pt2", *model, "--shape", "4")
+    assert "the shipped model" in said
+    command("export", tmp_path / "first.pt2", *model, "--state", folder, "--generation", 1, "--shape", "4")
+    x = torch.randn(5, 4)
+    adapted, shipped, first = (
+        torch.export.load(tmp_path / f"{name}.pt2").module()(x) for name in ("adapted", "shipped", "first")
+    )
+    assert torch.allclose(first, shipped, atol=1e-5)
+    assert not torch.allclose(adapted, shipped, atol=1e-3)
+    for arguments, message in (
+        (("--generation", 1), "needs --state"),
+        ((), "give a --source, or the --shape"),
+        (("--shape", "4x4"), "give whole numbers"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            command("export", tmp_path / "no.pt2", *model, *arguments)
+    with pytest.raises(CheckpointError, match="the state is of BatchNormAdapter"):
+        command("export", tmp_path / "no.pt2", *model, "--state", folder, "--preset", "last-layer", "--shape", "4")
+    assert not (tmp_path / "no.pt2").exists()
 
 
 def test_the_status_tells_of_a_loop_that_runs_and_of_one_that_does_not(tmp_path):
