@@ -6,7 +6,7 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
@@ -31,6 +31,7 @@ from driftline.learners.contracts import (
 from driftline.learners.lockstep.losses import over_replicas
 from driftline.learners.lockstep.modules import ReplicatedBatchNorm
 from driftline.learners.optimizers.named import check_step, named_optimizer
+from driftline.learners.optimizers.stepping import take_step
 from driftline.learners.replay import Replay
 from driftline.learners.replay_ratio import FixedReplayRatio, ReplayRatio
 from driftline.learners.task_loss import TaskCrossEntropy
@@ -153,7 +154,7 @@ class GradientLearner(Learner):
         self._added = tuple(p for p in self.penalties if not hasattr(p, "add_gradients"))
         self._direct = tuple(cast(DirectPenalty, p) for p in self.penalties if hasattr(p, "add_gradients"))
         self._labelled = tuple(cast(LabelledPenalty, p) for p in self.penalties if hasattr(p, "see"))
-        self._watching = getattr(replay_ratio, "watching", nullcontext)
+        self._watching = getattr(replay_ratio, "watching", None)
         self._early = tuple(cast(EarlyRenewer, r) for r in self.renewers if hasattr(r, "before_step"))
         self._axis = 0 if self.replicas is None else 1
         for part in (*self.penalties, *self.renewers):
@@ -228,7 +229,7 @@ class GradientLearner(Learner):
         before = self._score(x) if self._two_modes else None
         during = self._learn(x, y)
         if before is None:
-            before = self._score(x) if during is None else during
+            before = self._score(x) if during is None else during.detach().narrow(self._axis, 0, x.shape[self._axis])
         return before
 
     def observe_each(self, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
@@ -295,7 +296,7 @@ class GradientLearner(Learner):
             return cast(Tensor, self.model(x))
 
     def _learn(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """Return the scores of ``x`` in the first update's forward pass, or None without an update."""
+        """Return the first update's scores, those of ``x`` in front, or None without an update."""
         y = y if y.is_floating_point() else y.long()
         ratio = self.replay_ratio
         updates = ratio if isinstance(ratio, int) else ratio.ratio(self.position, self.model)
@@ -312,14 +313,17 @@ class GradientLearner(Learner):
         return scores
 
     def _update(self, x: Tensor, y: Tensor) -> Tensor:
-        axis, new = self._axis, x.shape[self._axis]
-        if self.replay is not None and (drawn := self.replay.sample(self.replay_batch or new)) is not None:
+        axis = self._axis
+        if self.replay is not None and (drawn := self.replay.sample(self.replay_batch or x.shape[axis])) is not None:
             x, y = torch.cat((x, drawn[0]), axis), torch.cat((y, drawn[1]), axis)
         for labelled in self._labelled:
             labelled.see(y)
         x = x if self.normalizer is None else self.normalizer(x)
-        with self._watching(self.model):
+        if self._watching is None:
             scores = self._forward(x)
+        else:
+            with self._watching(self.model):
+                scores = self._forward(x)
         loss = self.loss(scores, y) if self.replicas is None else over_replicas(self.loss, scores, y)
         for penalty in self._added:
             loss = loss + penalty(self.model)
@@ -332,14 +336,14 @@ class GradientLearner(Learner):
             direct.add_gradients(self.model)
         for early in self._early:
             early.before_step(self.model)
-        self.optimizer.step()
+        take_step(self.optimizer)
         if self._needs_graph:
             self._forget_graph()
         if self.schedule is not None:
             self.schedule.step()
         for renewer in self.renewers:
             renewer.renew(self.model, self.optimizer)
-        return scores.detach().narrow(axis, 0, new)
+        return scores
 
     def _backward(self, loss: Tensor) -> None:
         """Leave the gradients with the parameters."""
@@ -358,8 +362,9 @@ class GradientLearner(Learner):
 
     def _forward(self, x: Tensor) -> Tensor:
         """Return scores in training mode."""
-        alone = x.shape[self._axis] == 1 and self._two_modes
-        norms = [m for m in self.model.modules() if isinstance(m, BATCH_NORMS) and m.training] if alone else []
+        if not self._two_modes or x.shape[self._axis] > 1:
+            return cast(Tensor, self.model(x))
+        norms = [m for m in self.model.modules() if isinstance(m, BATCH_NORMS) and m.training]
         for norm in norms:
             norm.training = False
         try:

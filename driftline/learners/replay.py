@@ -55,11 +55,19 @@ class Replay(ABC):
 
         Where two samples of a batch get the same slot, the later one stays.
         """
+        self.put(self.place(y), x, y)
+
+    def place(self, y: Tensor) -> dict[int, int]:
+        """Draw where labels (B,) and their samples go, and count them; return the sample's number for each slot."""
+        chosen = {slot: i for i, slot in enumerate(self.slots(y)) if slot >= 0}
+        self.seen += len(y)
+        return chosen
+
+    def put(self, chosen: Mapping[int, int], x: Tensor, y: Tensor) -> None:
+        """Write some of the samples (B, *input) and labels (B,): for each slot, the one of that number."""
         if not len(self._x):
             self._x = x.new_zeros((self.capacity, *x.shape[1:]))
             self._y = y.new_zeros((self.capacity, *y.shape[1:]))
-        chosen = {slot: i for i, slot in enumerate(self.slots(y)) if slot >= 0}
-        self.seen += len(x)
         if chosen:
             slots = torch.tensor(list(chosen), device=x.device)
             new = torch.tensor(list(chosen.values()), device=x.device)
@@ -68,11 +76,17 @@ class Replay(ABC):
 
     def sample(self, count: int) -> tuple[Tensor, Tensor] | None:
         """Draw ``count`` samples without replacement (all there are, when fewer); None from an empty memory."""
+        drawn = self.draw(count)
+        return self.get(torch.tensor(drawn, device=self._x.device)) if drawn else None
+
+    def draw(self, count: int) -> list[int]:
+        """Draw the slots of ``count`` distinct samples; of all there are, when fewer."""
         filled = len(self)
-        if not filled:
-            return None
-        index = torch.tensor(self._distinct(min(count, filled), filled), device=self._x.device)
-        return self._x.index_select(0, index), self._y.index_select(0, index)
+        return self._distinct(min(count, filled), filled) if filled else []
+
+    def get(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the samples and labels in slots (B,)."""
+        return self._x.index_select(0, slots), self._y.index_select(0, slots)
 
     def _distinct(self, count: int, filled: int) -> list[int]:
         """Distinct slots in random order: uniform draws, repeats skipped, so the work does not grow with capacity."""

@@ -26,6 +26,7 @@ from driftline.native.build import library
 from driftline.native.layout import Layout
 from driftline.native.network import UnsupportedError, dense_layers
 from driftline.native.renewing import Renewing
+from driftline.native.replaying import Replaying
 
 WORTH_A_THREAD = 5e7
 """Multiplications, some tens of milliseconds, below which another thread may cost more than it gains."""
@@ -41,6 +42,8 @@ class Trained(Protocol):
     renewers: Sequence[object]
     replay: object | None
     replay_ratio: object
+    replay_batch: int | None
+    normalizer: object | None
     schedule: object | None
     replicas: int | None
 
@@ -53,7 +56,8 @@ def plan(learner: Trained) -> CompiledStep | None:
     learner : Trained
         Such as a :class:`driftline.learners.GradientLearner`: a multilayer perceptron of float32 weights on the CPU;
         cross-entropy or :func:`driftline.learners.losses.squared_error`; SGD without momentum, PerturbedSGD,
-        ShrinkAndPerturb or weight-wise first-order UPGD; the penalties L2 and L2Init; ContinualBackprop.
+        ShrinkAndPerturb or weight-wise first-order UPGD; the penalties L2 and L2Init; ContinualBackprop. Without
+        replicas also experience replay from any of the memories here, and several updates for each batch.
 
     Examples
     --------
@@ -107,8 +111,12 @@ class CompiledStep:
         self.replicas = learner.replicas or 1
         if not native.available():
             raise UnsupportedError(f"the kernels in C cannot be used here: {native.problem()}")
-        if learner.replay is not None or learner.replay_ratio != 1:
-            raise UnsupportedError("replay has no compiled form")
+        self._replaying = Replaying(learner.replay, learner.replay_ratio, learner.replay_batch)
+        if not self._replaying.plain:
+            if self.many:
+                raise UnsupportedError("replay in lockstep has no compiled form")
+            if learner.normalizer is not None:
+                raise UnsupportedError("replay behind an input normaliser has no compiled form")
         if learner.schedule is not None:
             raise UnsupportedError("a schedule has no compiled form")
         if learner.loss not in (F.cross_entropy, squared_error):
@@ -141,8 +149,19 @@ class CompiledStep:
         InputError
             For inputs or targets that the model cannot use; nothing has been changed then.
         """
-        x, x_stride = self._inputs(x)
-        y, y_stride = self._targets(y, x.shape[-2])
+        inputs = self._inputs(x)
+        targets = self._targets(y, inputs[0].shape[-2])
+        if self._replaying.plain:
+            scores = self._update(*inputs, *targets, batch_size)
+            return scores if self.many else scores[0]
+        parts = [torch.empty(0, self.outputs)]
+        for run in self._replaying.runs(x, y if y.is_floating_point() else y.long(), batch_size):
+            trained = self._update(*self._inputs(run.x), *self._targets(run.y, len(run.x)), run.size)
+            parts.append(run.first(trained[0]))
+        return torch.cat(parts)
+
+    def _update(self, x: Tensor, x_stride: int, y: Tensor, y_stride: int, batch_size: int) -> Tensor:
+        """Train on batches one after the other; return scores (R, N, K)."""
         scores = torch.empty(self.replicas, x.shape[-2], self.outputs)
         steps = -(-x.shape[-2] // batch_size)
         kept: list[object] = []
@@ -165,7 +184,7 @@ class CompiledStep:
         self._train(task)
         self._layout.count(steps)
         self._renewing.take_back(steps)
-        return scores if self.many else scores[0]
+        return scores
 
     def _train(self, task: structures.Training) -> None:
         train = library().train

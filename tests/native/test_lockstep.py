@@ -395,6 +395,13 @@ def test_numbers_that_are_not_finite_stay_in_their_replica():
     assert broken[1, 60:].isnan().all()
 
 
+class Own(ReservoirReplay):
+    """A memory with rules of its own."""
+
+    def sample(self, count):
+        return super().sample(1)
+
+
 def frozen(trained):
     trained.model.head.bias.requires_grad_(False)
     return trained
@@ -424,8 +431,14 @@ def part_of_the_parameters():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: learner(replay=ReservoirReplay(10)), "replay has no compiled form"),
-        (lambda: learner(replay_ratio=2), "replay has no compiled form"),
+        (lambda: learner(replay=Own(10)), "the memory Own has no compiled form"),
+        (lambda: learner(replay_ratio=0.5), "replay_ratio=FixedReplayRatio has no compiled form"),
+        (lambda: learner(replay_ratio=0), "replay_ratio=0 has no compiled form"),
+        (
+            lambda: learner(replay=ReservoirReplay(10), normalizer=InputNormalizer()),
+            "replay behind an input normaliser",
+        ),
+        (lambda: in_lockstep([learner(replay=ReservoirReplay(10))]), "replay in lockstep has no compiled form"),
         (lambda: learner(loss=absolute_error), "the loss absolute_error"),
         (lambda: learner(loss=nn.MSELoss()), "the loss MSELoss"),
         (lambda: learner(optimizer=functools.partial(SGD, momentum=0.9)), "SGD with momentum=0.9"),

@@ -230,7 +230,7 @@ class RiverClassifier(base.MiniBatchClassifier):
 
     def _score_one(self, learner: Learner, x: Mapping[Any, Any]) -> list[float]:
         """Return the score of each class seen so far."""
-        scores: list[float] = self._scores(learner, self._row(x)[None])[0].tolist()
+        scores: list[float] = self._scores(learner, self._row(x)[None]).tolist()[0]
         return scores[: len(self._labels)]
 
     @staticmethod

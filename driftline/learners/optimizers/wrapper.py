@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from driftline.errors import CheckpointError, ConfigError
+from driftline.learners.optimizers.stepping import take_step
 
 
 class Wrapper(Optimizer):
@@ -63,7 +64,7 @@ class Wrapper(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.before_step()
-        self.optimizer.step()
+        take_step(self.optimizer)
         self.after_step()
         return loss
 
