@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import warnings
@@ -35,7 +36,13 @@ Progress = Annotated[bool | None, typer.Option(help="Show a progress bar.  [defa
 
 @app.command("run", help="Run a scenario: driftline run si_blurry --data digits --learner er --out runs/er")
 def run_command(
-    scenario: Annotated[str, typer.Argument(help="A name that `driftline list` shows, or file.py:function.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="A name that `driftline list` shows, file.py:function, or a live source such as csv:readings.csv, "
+            "jsonl:- or kafka://host:9092/topic (`driftline list sources`)."
+        ),
+    ],
     data: Annotated[
         str | None,
         typer.Option(help="A dataset's name, an .npz or .csv file or an image folder.  [default: digits]"),
@@ -50,7 +57,9 @@ def run_command(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Folder for record, series and checkpoint.")] = None,
     name: Annotated[str | None, typer.Option(help="Label in reports.  [default: the learner]")] = None,
-    scenario_set: Annotated[list[str] | None, typer.Option("--set", help="Scenario parameter, key=value.")] = None,
+    scenario_set: Annotated[
+        list[str] | None, typer.Option("--set", help="Parameter of the scenario or live source, key=value.")
+    ] = None,
     learner_set: Annotated[
         list[str] | None,
         typer.Option("--learner-set", "--adapter-set", help="Learner or adapter parameter, key=value."),
@@ -235,7 +244,7 @@ def report_command(
     console.print(f"wrote {write_html(loaded, html)}", soft_wrap=True)
 
 
-@app.command("list", help="Show the scenarios, learners, adapters, metrics, models and data there are.")
+@app.command("list", help="Show the scenarios, live sources, learners, adapters, metrics, models and data.")
 def list_command(
     kind: Annotated[str | None, typer.Argument(help="Only these: scenarios, learners, ...")] = None,
 ) -> None:
@@ -244,9 +253,11 @@ def list_command(
     from rich.table import Table
 
     from driftline import build, data, models, scenarios
+    from driftline.stream.sources.named import SOURCES
 
     kinds: dict[str, Mapping[str, str]] = {
         "scenarios": scenarios.names(),
+        "sources": {name: f"{line} {_settings(name)}" for name, line in build.lines(SOURCES).items()},
         "learners": build.lines(build.LEARNERS),
         "adapters": build.lines(build.ADAPTERS),
         "metrics": build.lines(build.METRICS),
@@ -300,6 +311,14 @@ app.command("adapt", help="Run a model on a device: driftline adapt --source - -
 )
 app.command("status", help="Show how such a loop is, running or not: driftline status DIR")(status_command)
 app.command("rollback", help="Reject the newest state of a stopped loop: driftline rollback DIR")(rollback_command)
+
+
+def _settings(source: str) -> str:
+    """Name the settings of a live source."""
+    from driftline.stream.sources.named import SOURCES
+
+    _, *names = inspect.signature(SOURCES[source]).parameters
+    return f"--set {', '.join(names)}."
 
 
 def _seeds(text: str, option: str = "--seeds", what: str = "seed") -> tuple[int, ...]:

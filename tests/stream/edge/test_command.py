@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from driftline.cli import app
 from driftline.edge_cli import size, values
 from driftline.errors import CheckpointError, ConfigError
-from driftline.stream.edge import Label, Sample
-from driftline.stream.edge.feeds import feed, read_lines
+from driftline.stream.edge.feeds import feed
 from driftline.stream.edge.metrics_endpoint import serve_metrics
 from driftline.stream.edge.status import show, status
 from tests.stream.edge.parts import make, samples
@@ -86,13 +85,6 @@ def test_the_endpoint_gives_the_counters_as_they_are_now(tmp_path):
     assert "driftline_predictions_total 4.0" in text
     assert 'driftline_latency_seconds{quantile="0.99"}' in text
     assert "driftline_serving_adapted 1.0" in text
-
-
-def test_lines_of_json_become_samples_labels_and_damaged_frames():
-    said = list(read_lines(['{"x": [1], "y": 2, "id": "a"}', '{"id": "a", "y": 1}', "[3, 4]", '{"z": 1}', "", "NaN,"]))
-    assert isinstance(said[0], Sample)
-    assert (said[0].x, said[0].y, said[0].id) == ([1], 2, "a")
-    assert said[1:] == [Label("a", 1), [3, 4], {"z": 1}, "", "NaN,"]
 
 
 def test_a_function_in_a_file_is_a_source_and_a_missing_one_is_named(tmp_path):
