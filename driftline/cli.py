@@ -250,6 +250,7 @@ def list_command(
 ) -> None:
     """Show what there is."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from driftline import build, data, models, scenarios
@@ -271,7 +272,7 @@ def list_command(
         if kind in (None, title):
             table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
             for entry, line in entries.items():
-                table.add_row(entry, line)
+                table.add_row(entry, escape(line))
             console.print(table)
 
 
@@ -371,6 +372,10 @@ def _show(report: Report) -> None:
 
 
 def _say_where(console: Console, report: Report) -> None:
+    source = report.record.get("source")
+    if isinstance(source, dict) and source.get("skipped"):
+        console.print(f"skipped {source['skipped']} of {source['read']} records, such as:", soft_wrap=True)
+        console.print(f"  {source['first_skipped'][0]}", soft_wrap=True, markup=False)
     if report.path is not None:
         console.print(f"recorded in {report.path}", soft_wrap=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from driftline.errors import ConfigError, InputError, unknown
+from driftline.errors import ConfigError, InputError, SourceError, unknown
 from driftline.stream.events import Label, Sample
 from driftline.stream.sources.base import Bad, Decode, RecordSource
 from driftline.stream.sources.columns import Columns
@@ -130,6 +130,8 @@ def jsonl(
     bad: Bad = "raise",
 ) -> NamedSource:
     """jsonl:PATH - lines of [numbers], {"x": ..., "y": ..., "id": ...} or named features; jsonl:- is standard input."""
+    if place != "-" and not Path(place).exists():
+        raise SourceError(f"there is no file {place}")
     return _of_json(features, label, classes, id, shape, lambda decode: JSONLinesSource(place, decode, bad, replayed))
 
 
@@ -171,6 +173,8 @@ def folder(
     bad: Bad = "raise",
 ) -> NamedSource:
     """folder:PATH - images as they appear in a folder; with classes, an image's own folder is its label."""
+    if not Path(place).is_dir():
+        raise SourceError(f"there is no directory {place}")
     sides = _whole(size, "size")
     names = _names(classes, "classes", numbered=True)
     if len(sides) > 2 or (len(names) == 1):

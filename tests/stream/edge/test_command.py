@@ -54,6 +54,40 @@ def test_adapt_answers_lines_and_goes_on_in_the_same_folder_and_status_and_rollb
     assert "is rejected" in command("rollback", folder).stdout
 
 
+def test_adapt_reads_a_live_source_by_name_and_goes_on_where_it_was_answered(tmp_path):
+    def adapt(*arguments):
+        settings = ("--model", f"{tmp_path}/own.py:model", "--state", tmp_path / "state", "--no-guard")
+        command = ("adapt", "--source", f"csv:{tmp_path}/rows.csv", *settings, *arguments)
+        return CliRunner().invoke(app, [*map(str, command)])
+
+    (tmp_path / "own.py").write_text(MODEL)
+    rows = ["a,b,c,d,kind", *(f"{i},1,2,3,{i % 3}" for i in range(5)), "5,,2,3,1"]
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n")
+    labelled = [f"--source-set={setting}" for setting in ("label=kind", "classes=3")]
+    done = adapt(*labelled, "--memory", "4GB")
+    assert done.exit_code == 0, done.exception
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["id"] for answer in answers] == [*range(6)]
+    assert "row 6: InputError: field 'b' is ''" in answers[-1]["error"]
+    assert json.loads(done.stderr.splitlines()[-1])["feedback"] == 5
+    with (tmp_path / "rows.csv").open("a") as file:
+        file.write("6,1,2,3,0\n7,1,2,3,x\n8,1,2,3,1\n")
+    again = adapt(*labelled, "--source-set", "bad=skip")
+    assert [json.loads(line)["id"] for line in again.stdout.splitlines()] == [6, 7]
+    source = json.loads(again.stderr.splitlines()[-1])["source"]
+    assert (source["read"], source["skipped"]) == (9, 1)
+    for wrong, message in (
+        (["bad=raise"], "answers every record"),
+        (["lable=kind"], "unknown parameter"),
+        (["label=kin"], "unknown column"),
+    ):
+        refused = adapt(*(f"--source-set={setting}" for setting in wrong))
+        assert message in str(refused.exception)
+    digits = ("adapt", "--source", "digits", "--state", str(tmp_path / "other"), "--source-set", "label=kind")
+    assert "no live source" in str(CliRunner().invoke(app, [*digits, "--model", f"{tmp_path}/own.py:model"]).exception)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_status_tells_of_a_loop_that_runs_and_of_one_that_does_not(tmp_path):
     with make(tmp_path, samples(10), report_every=1e-9) as loop:
         next(loop)
