@@ -1,4 +1,4 @@
-"""Learners, adapters and metrics by name, as the command line and run records know them."""
+"""Learners, adapters, metrics and live sources by name, as the command line and run records know them."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ from driftline.metrics import (
     SourceError,
     Trainability,
 )
+from driftline.stream.sources.named import SOURCES, NamedSource
 
 T = TypeVar("T")
 
@@ -176,6 +177,44 @@ def adapter(name: str, model: nn.Module, **parameters: object) -> Adapter:
 def metric(name: str, **parameters: object) -> Metric:
     """Build a metric by name; errors as for :func:`learner`."""
     return call(known(name, METRICS, "metric"), f"metric {name}", parameters)
+
+
+def is_source(address: str) -> bool:
+    """Whether a name is that of a live source, such as ``csv:readings.csv`` or ``kafka://host:9092/topic``."""
+    return address.partition(":")[0] in SOURCES or "://" in address
+
+
+def source(address: str, **parameters: object) -> NamedSource:
+    """Return a live source by name; nothing is read of it but the names of a table's columns.
+
+    Parameters
+    ----------
+    address : str
+        ``csv:path``, ``jsonl:-``, ``kafka://host:port/topic`` or another of :data:`SOURCES`, a colon and the place.
+    **parameters
+        As the function of that name in :mod:`driftline.stream.sources.named` takes them.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown kind, place or parameter, or a bad value.
+    SourceError
+        When a table is not there.
+
+    Examples
+    --------
+    >>> source("jsonl:-", features="height,width", label="kind", classes="cat,dog").shape
+    (2,)
+    >>> source("cvs:readings.csv")
+    Traceback (most recent call last):
+    driftline.errors.ConfigError: unknown source 'cvs'; did you mean 'csv'? There are: kafka, jsonl, csv, ...
+    """
+    kind, _, place = address.partition(":")
+    make = known(kind, SOURCES, "source")
+    place = place.removeprefix("//")
+    if not place:
+        raise ConfigError(f"{address}: says no place; give such as {lines(SOURCES)[kind].partition(' - ')[0]}")
+    return call(make, f"source {kind}", parameters, place)
 
 
 def lines(table: Mapping[str, Callable[..., object]]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import warnings
@@ -35,7 +36,13 @@ Progress = Annotated[bool | None, typer.Option(help="Show a progress bar.  [defa
 
 @app.command("run", help="Run a scenario: driftline run si_blurry --data digits --learner er --out runs/er")
 def run_command(
-    scenario: Annotated[str, typer.Argument(help="A name that `driftline list` shows, or file.py:function.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="A name that `driftline list` shows, file.py:function, or a live source such as csv:readings.csv, "
+            "jsonl:- or kafka://host:9092/topic (`driftline list sources`)."
+        ),
+    ],
     data: Annotated[
         str | None,
         typer.Option(help="A dataset's name, an .npz or .csv file or an image folder.  [default: digits]"),
@@ -50,7 +57,9 @@ def run_command(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Folder for record, series and checkpoint.")] = None,
     name: Annotated[str | None, typer.Option(help="Label in reports.  [default: the learner]")] = None,
-    scenario_set: Annotated[list[str] | None, typer.Option("--set", help="Scenario parameter, key=value.")] = None,
+    scenario_set: Annotated[
+        list[str] | None, typer.Option("--set", help="Parameter of the scenario or live source, key=value.")
+    ] = None,
     learner_set: Annotated[
         list[str] | None,
         typer.Option("--learner-set", "--adapter-set", help="Learner or adapter parameter, key=value."),
@@ -235,18 +244,21 @@ def report_command(
     console.print(f"wrote {write_html(loaded, html)}", soft_wrap=True)
 
 
-@app.command("list", help="Show the scenarios, learners, adapters, metrics, models and data there are.")
+@app.command("list", help="Show the scenarios, live sources, learners, adapters, metrics, models and data.")
 def list_command(
     kind: Annotated[str | None, typer.Argument(help="Only these: scenarios, learners, ...")] = None,
 ) -> None:
     """Show what there is."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from driftline import build, data, models, scenarios
+    from driftline.stream.sources.named import SOURCES
 
     kinds: dict[str, Mapping[str, str]] = {
         "scenarios": scenarios.names(),
+        "sources": {name: f"{line} {_settings(name)}" for name, line in build.lines(SOURCES).items()},
         "learners": build.lines(build.LEARNERS),
         "adapters": build.lines(build.ADAPTERS),
         "metrics": build.lines(build.METRICS),
@@ -260,7 +272,7 @@ def list_command(
         if kind in (None, title):
             table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
             for entry, line in entries.items():
-                table.add_row(entry, line)
+                table.add_row(entry, escape(line))
             console.print(table)
 
 
@@ -303,6 +315,14 @@ app.command("export", help="Write the model a loop serves as .pt2 or .onnx: drif
 )
 app.command("status", help="Show how such a loop is, running or not: driftline status DIR")(status_command)
 app.command("rollback", help="Reject the newest state of a stopped loop: driftline rollback DIR")(rollback_command)
+
+
+def _settings(source: str) -> str:
+    """Name the settings of a live source."""
+    from driftline.stream.sources.named import SOURCES
+
+    _, *names = inspect.signature(SOURCES[source]).parameters
+    return f"--set {', '.join(names)}."
 
 
 def _seeds(text: str, option: str = "--seeds", what: str = "seed") -> tuple[int, ...]:
@@ -355,6 +375,10 @@ def _show(report: Report) -> None:
 
 
 def _say_where(console: Console, report: Report) -> None:
+    source = report.record.get("source")
+    if isinstance(source, dict) and source.get("skipped"):
+        console.print(f"skipped {source['skipped']} of {source['read']} records, such as:", soft_wrap=True)
+        console.print(f"  {source['first_skipped'][0]}", soft_wrap=True, markup=False)
     if report.path is not None:
         console.print(f"recorded in {report.path}", soft_wrap=True)
 

@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 
     from driftline.stream.edge import Prediction
     from driftline.stream.edge.serving import Player
+    from driftline.stream.live import Source
 
 State = Annotated[Path, typer.Argument(help="Folder of the loop's state.")]
 UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "": 1.0}
 
 
 def adapt_command(
-    source: Annotated[str, typer.Option(help="A dataset, file.py:function, or - for lines of JSON on standard input.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            help="A dataset, file.py:function, - for lines of JSON on standard input, or another live source such as "
+            "kafka://host:9092/topic (`driftline list sources`)."
+        ),
+    ],
     state: Annotated[Path, typer.Option(help="Folder for state and log; made anew on it, the loop goes on.")],
     model: Annotated[str, typer.Option(help="Released weights such as resnet20, or file.py:function.")] = "resnet20",
     adapter: Annotated[str | None, typer.Option(help="A name that `driftline list adapters` shows.")] = None,
@@ -49,23 +56,23 @@ def adapt_command(
     labels: Annotated[bool, typer.Option("--labels", help="Give a dataset's labels back as feedback.")] = False,
     port: Annotated[int | None, typer.Option(help="Answer Prometheus there (needs the 'edge' extra).")] = None,
     adapter_set: Annotated[list[str] | None, typer.Option(help="Adapter parameter, key=value.")] = None,
+    source_set: Annotated[list[str] | None, typer.Option(help="Parameter of a live source, key=value.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data files.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not print the answers.")] = False,
 ) -> None:
     """Answer a stream and adapt to it; answers go to standard output, what it is doing to standard error."""
     from driftline import build
     from driftline.stream.edge import AdaptationLoop, StateStore
-    from driftline.stream.edge.feeds import Played, feed
     from driftline.stream.edge.metrics_endpoint import serve_metrics
+    from driftline.stream.edge.placed import Placed
     from driftline.stream.edge.presets import preset as chosen
 
     network = _model(model, data_root)
     way = chosen(preset)
     player = build.adapter(adapter, network, **values(adapter_set)) if adapter else way.make(network)
-    samples = feed(source, data_root, labels)
-    example = samples.dataset.x[0] if isinstance(samples, Played) else None
+    samples, example = _source(source, data_root, labels, values(source_set))
     if memory and example is None:
-        raise ConfigError("--memory needs a dataset as --source, whose first sample it plans with")
+        raise ConfigError("--memory plans with a sample: give a dataset as --source, or the shape= of a live one")
     usual = (16, 1) if adapter else (way.batch_size, way.window)
     loop = AdaptationLoop(
         player,
@@ -90,7 +97,9 @@ def adapt_command(
     if port is not None:
         print(f"metrics at http://127.0.0.1:{serve_metrics(loop, port)}/metrics", file=sys.stderr)
     health = loop.run()
-    said = {name: count for name, count in health.counts.items() if count}
+    said: dict[str, object] = {name: count for name, count in health.counts.items() if count}
+    if isinstance(samples, Placed):
+        said["source"] = samples.source.notes()
     print(json.dumps({"position": loop.position, **said}), file=sys.stderr)
 
 
@@ -217,11 +226,10 @@ def _samples(source: str, shape: str, root: Path | None) -> Tensor | None:
     import torch
 
     from driftline.stream.dataset import as_input
-    from driftline.stream.edge.feeds import feed
     from driftline.stream.edge.samples import as_sample
 
     if source:
-        samples = feed(source, root)
+        samples, _ = _source(source, root, labels=False, settings={})
         items = itertools.islice(samples() if callable(samples) else samples, 8)
         return torch.stack([as_input(torch.as_tensor(as_sample(item).x)) for item in items])
     if not shape:
@@ -231,6 +239,27 @@ def _samples(source: str, shape: str, root: Path | None) -> Tensor | None:
     except ValueError:
         raise ConfigError(f"--shape {shape!r}: give whole numbers with commas, such as 3,32,32") from None
     return torch.rand(8, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _source(name: str, root: Path | None, labels: bool, settings: dict[str, object]) -> tuple[Source, Tensor | None]:
+    """Return a source by name, and a sample such as it gives, where that is known."""
+    import torch
+
+    from driftline import build
+    from driftline.stream.edge.feeds import Played, feed
+    from driftline.stream.edge.placed import Placed
+
+    name = "jsonl:-" if name == "-" else name
+    if build.is_source(name):
+        named = build.source(name, **{"bad": "give", **settings})
+        if named.source.bad == "raise":
+            raise ConfigError("bad='raise': the loop answers every record; 'give' an error as its answer, or 'skip' it")
+        example = None if named.shape is None else torch.zeros(named.shape, dtype=named.dtype)
+        return Placed(named.source, name), example
+    if settings:
+        raise ConfigError(f"--source-set {settings}: {name} is no live source, and takes no parameters")
+    samples = feed(name, root, labels)
+    return samples, samples.dataset.x[0] if isinstance(samples, Played) else None
 
 
 def _model(name: str, root: Path | None) -> nn.Module:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from torch import nn
 
@@ -25,6 +25,7 @@ from driftline.metrics import (
     Rollbacks,
 )
 from driftline.stream.dataset import Dataset
+from driftline.stream.live import LiveStream, from_iterable
 from driftline.stream.play import Reset
 from driftline.stream.record import RunDirectory
 from driftline.stream.run import Report, run
@@ -36,16 +37,20 @@ Values = Mapping[str, object]
 
 CHUNK = 1000
 """Batches that compiled steps take at once."""
+LIVE = 20_000
+"""Samples that windows and intervals are made for where a stream's length is not known."""
+S = TypeVar("S", Stream, LiveStream)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line runs.
+    r"""What the command line runs.
 
     Parameters
     ----------
     scenario : str
-        A name from :func:`driftline.scenarios.names`, or ``file.py:function``.
+        A name from :func:`driftline.scenarios.names`, or ``file.py:function``; or a live source, see
+        :func:`driftline.build.source`.
     data : str, optional
         A name or path that :func:`driftline.load` takes. Default: ``digits``, unless the scenario makes its own data.
     learner : str
@@ -110,6 +115,15 @@ class Plan:
     >>> report = plan.run()
     >>> report.record["name"], report.results["online_accuracy"] > 0.8
     ('slda', True)
+
+    From a file of records, read one by one:
+
+    >>> import tempfile
+    >>> readings = Path(tempfile.mkdtemp()) / "readings.csv"
+    >>> _ = readings.write_text("a,b,state\n" + "0.1,0.2,off\n1.1,0.9,on\n" * 50)
+    >>> plan = Plan(f"csv:{readings}", learner="ncm", scenario_parameters={"label": "state", "classes": "off,on"})
+    >>> plan.run().results["online_accuracy"] > 0.9
+    True
     """
 
     scenario: str
@@ -172,6 +186,12 @@ class Plan:
         ConfigError
             When there is data, or settings of data, for a scenario that makes its own.
         """
+        if build.is_source(self.scenario):
+            if self.data is not None or self.data_parameters or self.standardize or self.input_range is not None:
+                raise ConfigError(
+                    f"{self.scenario} is live, and its samples are taken as they come; leave out data and its settings"
+                )
+            return None
         if scenarios.get(self.scenario).needs_data:
             settings = {"standardize": self.standardize, "input_range": self.input_range, **self.data_parameters}
             return data.load(self.data or "digits", root, **settings)  # type: ignore[arg-type]
@@ -180,8 +200,27 @@ class Plan:
         return None
 
     def stream(self, root: str | Path | None = None) -> Stream:
-        """Build the stream, with data files under ``root``."""
-        return self._stream(self.dataset(root), self.seed)
+        """Build the stream, with data files under ``root``.
+
+        Raises
+        ------
+        ConfigError
+            When it is live.
+        """
+        dataset = self.dataset(root)
+        if build.is_source(self.scenario):
+            raise ConfigError(f"{self.scenario} is live, and this needs a stream that can be read again")
+        return self._stream(dataset, self.seed)
+
+    def _live(self) -> LiveStream:
+        if self.seeds or self.grid or self.compile:
+            raise ConfigError(f"{self.scenario} is live: seeds, grid and compile are for finite streams")
+        named = build.source(self.scenario, **self.scenario_parameters)
+        if self.adapter is None and not named.labelled:
+            raise ConfigError(f"{self.scenario}: a learner needs labels, and none are named; set label= or classes=")
+        stream = from_iterable(named.source, named.classes, self.scenario, self.seed)
+        stream = replace(self._labels(stream), input_shape=named.shape)
+        return stream if self.samples is None else stream.first(self.samples)
 
     def _stream(self, dataset: Dataset | None, seed: int) -> Stream:
         script = scenarios.get(self.scenario)
@@ -189,13 +228,16 @@ class Plan:
             stream = cast("OwnDataScenario[...]", script)(seed=seed, **self.scenario_parameters)
         else:
             stream = script(dataset, seed=seed, **self.scenario_parameters)
-        if self.delay_labels:
-            stream = stream.delay_labels(self.delay_labels)
-        if self.label_fraction < 1:
-            stream = stream.label_fraction(self.label_fraction)
+        stream = self._labels(stream)
         return stream[: self.samples] if self.samples is not None else stream
 
-    def player(self, stream: Stream, root: str | Path | None = None) -> Learner | Adapter:
+    def _labels(self, stream: S) -> S:
+        """Let labels come late, or not all of them."""
+        if self.delay_labels:
+            stream = stream.delay_labels(self.delay_labels)
+        return stream.label_fraction(self.label_fraction) if self.label_fraction < 1 else stream
+
+    def player(self, stream: Stream | LiveStream, root: str | Path | None = None) -> Learner | Adapter:
         """Build the learner or adapter for a stream."""
         if self.guard_parameters and not self.guard:
             raise ConfigError(f"guard_parameters={dict(self.guard_parameters)}, but there is no guard")
@@ -225,7 +267,7 @@ class Plan:
         settings = {"standardize": self.standardize, "input_range": self.input_range, **self.source_parameters}
         return {"source": data.load(self.source, root, **settings)}  # type: ignore[arg-type]
 
-    def _learner(self, stream: Stream, root: str | Path | None, seed: int, **settings: object) -> Learner:
+    def _learner(self, stream: Stream | LiveStream, root: str | Path | None, seed: int, **settings: object) -> Learner:
         model = self._model(stream, seed, root) if build.needs_model(self.learner) else None
         if model is None and (self.model is not None or self.weights is not None):
             raise ConfigError(f"learner {self.learner} trains no model; leave out the model")
@@ -237,25 +279,30 @@ class Plan:
             learner.compile = True
         return learner
 
-    def _model(self, stream: Stream, seed: int, root: str | Path | None) -> nn.Module:
+    def _model(self, stream: Stream | LiveStream, seed: int, root: str | Path | None) -> nn.Module:
         if self.weights is not None:
             return load_weights(self.weights, root)
         name = self.model or "mlp"
+        if stream.input_shape is None:
+            raise ConfigError(f"{stream.name}: a model needs to know the shape of a sample; set shape=, or features=")
         return models.build(name, stream.input_shape, outputs(stream), seed, **self.model_parameters)
 
-    def measures(self, stream: Stream) -> list[Metric]:
+    def measures(self, stream: Stream | LiveStream) -> list[Metric]:
         """Build the metrics for a stream."""
         guarded = [Rollbacks()] if self.guard and "rollbacks" not in self.metrics else []
         if self.metrics:
             return [*(self._metric(name, stream) for name in self.metrics), *guarded]
         return [*self._usual(stream), *guarded]
 
-    def _usual(self, stream: Stream) -> list[Metric]:
+    def _usual(self, stream: Stream | LiveStream) -> list[Metric]:
         chosen = [self._metric("online", stream)]
         if not stream.classes:
             if self.shift is not None:
                 raise ConfigError(f"shift={self.shift}: near-future accuracy needs classes, and {stream.name} has none")
             return chosen
+        if isinstance(stream, LiveStream):
+            # Nobody knows its labels beforehand, and it has no test split.
+            return chosen if self.shift is None else [*chosen, self._metric("near-future", stream)]
         try:
             near_future = self._metric("near-future", stream)
             near_future.begin(stream, self.batch_size)
@@ -268,8 +315,9 @@ class Plan:
             chosen.append(self._metric("held-out", stream))
         return chosen
 
-    def _metric(self, name: str, stream: Stream) -> Metric:
-        window = min(1000, max(50, len(stream) // 20))
+    def _metric(self, name: str, stream: Stream | LiveStream) -> Metric:
+        samples = LIVE if isinstance(stream, LiveStream) else len(stream)
+        window = min(1000, max(50, samples // 20))
         if name == "online":
             return OnlineAccuracy(window) if stream.classes else OnlineError(window)
         if name == "online-error":
@@ -277,9 +325,9 @@ class Plan:
         if name == "near-future":
             return NearFutureAccuracy("auto" if self.shift is None else self.shift, window)
         if name == "held-out":
-            return HeldOut(self.evaluate_every or max(1, len(stream) // 20))
+            return HeldOut(self.evaluate_every or max(1, samples // 20))
         if name in ("plasticity", "probe-plasticity", "sharpness", "source-error"):
-            return build.metric(name, every=self.evaluate_every or max(1, len(stream) // 20))
+            return build.metric(name, every=self.evaluate_every or max(1, samples // 20))
         return build.metric(name)
 
     def run(
@@ -295,8 +343,12 @@ class Plan:
     ) -> Report:
         """Build everything and run it; parameters and errors as for :func:`driftline.run`."""
         dataset = self.dataset(root)
-        first = self._stream(dataset, self.seeds[0] if self.seeds else self.seed)
-        streams: Stream | Callable[[int], Stream] = first
+        first: Stream | LiveStream
+        if build.is_source(self.scenario):
+            first = self._live()
+        else:
+            first = self._stream(dataset, self.seeds[0] if self.seeds else self.seed)
+        streams: Stream | LiveStream | Callable[[int], Stream] = first
         player: Learner | Adapter | Callable[..., Learner]
         if not self.seeds and not self.grid:
             player = self.player(first, root)
@@ -330,7 +382,7 @@ class Plan:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def outputs(stream: Stream) -> int:
+def outputs(stream: Stream | LiveStream) -> int:
     """Return how many numbers a model must give for a stream: one for each class, or for each number to predict.
 
     Raises
@@ -340,6 +392,8 @@ def outputs(stream: Stream) -> int:
     """
     if stream.classes:
         return len(stream.classes)
+    if isinstance(stream, LiveStream):
+        return 1
     truth = stream.segments[0].recipes[0].truth
     if truth is None:
         raise ConfigError(

@@ -65,4 +65,5 @@ def _from_module(name: str) -> ModuleType:
     except Exception as error:
         raise ConfigError(
             f"module {name!r} does not import: {type(error).__name__}: {error}; give a file as path/to/file.py:function"
+            ", or a live source that `driftline list sources` shows"
         ) from error

@@ -34,6 +34,10 @@ class LiveStream:
     fraction: float = 1.0
     dtype: torch.dtype = torch.float32
     reading: Reading = field(default_factory=lambda: Reading(10_000, None))
+    samples: int | None = None
+    """Where it ends at the latest."""
+    input_shape: tuple[int, ...] | None = None
+    """Shape of a sample, where it is known beforehand."""
 
     def batches(
         self, batch_size: int = 1, start: int = 0, device: torch.device | str | None = None
@@ -58,7 +62,7 @@ class LiveStream:
         reading.begin(start)
         items = self._items(reading.items)
         held: list[tuple[Tensor, Tensor | None, Id | None]] = []
-        ended = False
+        ended = self.samples is not None and reading.position >= self.samples
         while not ended:
             try:
                 item = next(items)
@@ -75,6 +79,7 @@ class LiveStream:
                 reading.labels.append(check.label(item, reading.position + len(held)))
             elif not ended:
                 held.append(check(item, reading.position + len(held)))
+                ended = reading.position + len(held) == self.samples
             # What was read has been given out, or is a label in the state, whenever somebody else has the floor.
             if held and (len(held) == batch_size or ended):
                 batch = _to_batch(held, reading.position, info, device)
@@ -134,6 +139,12 @@ class LiveStream:
         labels = {**self.pending.counts, "unknown": self.pending.unknown, "waiting": len(self.pending)}
         return {"items": self.reading.items, "labels": labels, **(own() if callable(own) else {})}
 
+    def first(self, samples: int) -> LiveStream:
+        """Return the stream up to so many samples; labels that come by id behind the last of them are not heard."""
+        if samples < 1:
+            raise ConfigError(f"first({samples}): must be at least 1 sample")
+        return replace(self, samples=samples)
+
     def delay_labels(self, samples: int) -> LiveStream:
         """Return the stream with every label ``samples`` samples late."""
         if samples < 0:
@@ -188,6 +199,7 @@ class LiveStream:
             "seed": self.seed,
             "delay": self.delay,
             "fraction": self.fraction,
+            **({} if self.samples is None else {"samples": self.samples}),
         }
 
 

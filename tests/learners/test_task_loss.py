@@ -1,5 +1,7 @@
 """Cross-entropy within tasks."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -94,3 +96,31 @@ def test_a_state_brings_the_tasks_along():
 
 def test_learners_with_it_are_stepped_in_lockstep():
     assert isinstance(in_lockstep([learner(0), learner(1)]), GradientLearner)
+
+
+def test_in_lockstep_they_keep_what_they_were_told_before():
+    alone = [learner(seed) for seed in range(2)]
+    for i, one in enumerate(alone):
+        one.begin_task(0, classes(i, 2, of=3))
+    whole = in_lockstep([copy.deepcopy(one) for one in alone])
+    assert isinstance(whole, GradientLearner)
+    x, y = torch.randn(2, 6, 4), torch.tensor([[0, 2] * 3, [1, 2] * 3])
+    whole.learn(x, y)
+    fresh = in_lockstep([learner(0), learner(1)])
+    fresh.learn(x, y)
+    for i, one in enumerate(alone):
+        one.learn(x[i], y[i])
+        assert torch.allclose(whole.predict(x)[i], one.predict(x[i]), atol=1e-6)
+        assert not torch.allclose(fresh.predict(x)[i], one.predict(x[i]), atol=1e-3)
+    # The copy is its own: what the learners are told afterwards does not reach it.
+    before = whole.loss.competing.clone()
+    alone[0].begin_task(1, classes(1, 2, of=3))
+    assert torch.equal(whole.loss.competing, before)
+
+
+def test_learners_of_which_only_some_were_told_a_task_are_stepped_one_by_one():
+    told, other = learner(0), learner(1)
+    told.begin_task(0, classes(0, 2, of=3))
+    with pytest.warns(RuntimeWarning, match="one by one: the loss TaskCrossEntropy's competing of some differs"):
+        whole = in_lockstep([told, other])
+    assert whole.learners[0].loss.competing is not None and whole.learners[1].loss.competing is None

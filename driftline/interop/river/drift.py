@@ -11,10 +11,11 @@ from river import base
 from torch import Tensor, nn
 
 from driftline.adapters.base import Adapter
-from driftline.errors import CheckpointError, ConfigError
+from driftline.errors import CheckpointError, ConfigError, InputError
 from driftline.interop.river import pickles
 from driftline.learners.base import Learner, State
 from driftline.learners.gradient import GradientLearner
+from driftline.stream.parts import describe_part
 
 Respond = Callable[[Learner], None]
 
@@ -30,6 +31,14 @@ class DriftResponse(Learner):
         Given 1 for each sample that is predicted wrong when its label comes, else 0.
     respond : callable, optional
         ``respond(learner)`` at an alarm, such as :class:`ReplayMore`. Default: back to the state it has now.
+
+    Raises
+    ------
+    ConfigError
+        When the detector is none of River's, the learner has replicas (put watched learners into
+        :func:`driftline.learners.in_lockstep` instead), or a :class:`ReplayMore` is not the learner's.
+    InputError
+        When there are numbers to predict.
 
     Attributes
     ----------
@@ -55,9 +64,24 @@ class DriftResponse(Learner):
     """
 
     def __init__(self, learner: Learner, detector: base.DriftDetector, respond: Respond | None = None) -> None:
+        _check_detector(detector)
+        if learner.replicas is not None:
+            raise ConfigError("a detector watches one learner; give each its own, and put them together in_lockstep")
+        if isinstance(respond, ReplayMore):
+            respond.check(learner)
         self.learner, self.detector, self.respond = learner, detector, respond
         self.alarms = 0
-        self._start = copy.deepcopy(learner.state_dict())
+        self._start = copy.deepcopy(learner.state_dict()) if respond is None else None
+        self._device: torch.device | str | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """That of the learner."""
+        return self.learner.trusted
+
+    @trusted.setter
+    def trusted(self, value: bool) -> None:
+        self.learner.trusted = value
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:  # type: ignore[override]
@@ -69,28 +93,42 @@ class DriftResponse(Learner):
         """That of the learner."""
         return self.learner.num_classes
 
+    @property
+    def task_aware(self) -> bool:
+        """Whether the learner wants to be told the task."""
+        return self.learner.task_aware
+
+    def begin_task(self, task: int, classes: Tensor | None = None) -> None:
+        """Tell the learner that samples of a task come from now on."""
+        self.learner.begin_task(task, classes)
+
+    def predict_task(self, x: Tensor, task: int) -> Tensor:
+        """Return the learner's scores for samples of a task."""
+        return self.learner.predict_task(x, task)
+
     def predict(self, x: Tensor) -> Tensor:
         """Return the learner's scores."""
-        self.learner.trusted = self.trusted
         return self.learner.predict(x)
 
     def learn(self, x: Tensor, y: Tensor) -> None:
         """Watch the batch's errors, respond to an alarm, and learn."""
-        self.learner.trusted = self.trusted
-        self.learner.check(x, y)
+        self.check(x, y)
         wrong = (self.learner.predict(x).argmax(1) != y).tolist()
         if _alarm(self.detector, wrong):
             self.alarms += 1
             if self.respond is None:
-                self.learner.load_state_dict(copy.deepcopy(self._start))
+                self.learner.load_state_dict(copy.deepcopy(cast(State, self._start)))
+                if self._device is not None:
+                    self.learner = self.learner.to(self._device)
             else:
                 self.respond(self.learner)
         self.learner.learn(x, y)
 
     def check(self, x: Tensor, y: Tensor | None = None) -> None:
         """Raise if the learner cannot use a batch."""
-        self.learner.trusted = self.trusted
         self.learner.check(x, y)
+        if y is not None and y.is_floating_point():
+            raise InputError(f"{type(self).__name__}, y: {y.dtype}; its detector watches errors of classes")
 
     def network(self) -> nn.Module | None:
         """Return the learner's model."""
@@ -98,12 +136,12 @@ class DriftResponse(Learner):
 
     def to(self, device: torch.device | str) -> Self:
         """Move the learner to ``device``."""
-        self.learner.to(device)
+        self.learner, self._device = self.learner.to(device), device
         return self
 
     def describe(self) -> dict[str, object]:
         """Return learner, detector and response (JSON values)."""
-        respond = "reset" if self.respond is None else getattr(self.respond, "__name__", type(self.respond).__name__)
+        respond = "reset" if self.respond is None else describe_part(self.respond)
         parameters = {"learner": self.learner.describe(), "detector": repr(self.detector), "respond": respond}
         return {"name": type(self).__name__, "parameters": parameters}
 
@@ -117,13 +155,16 @@ class DriftResponse(Learner):
         """Continue from a :meth:`state_dict`."""
         if set(state) != {"learner", "alarms", "start", "respond", "detector", "river"}:
             raise CheckpointError(f"the state has parts {sorted(state)}, which are not a {type(self).__name__}'s")
+        own = cast(State, state["respond"])
+        load = getattr(self.respond, "load_state_dict", None)
+        if (state["start"] is None) != (self._start is None) or bool(own) != (load is not None):
+            raise CheckpointError(f"the state is of a {type(self).__name__} that responds to an alarm in another way")
         detector = _loaded(state, self.detector)
         self.learner.load_state_dict(cast(State, state["learner"]))
         self.detector, self.alarms = detector, cast(int, state["alarms"])
-        self._start = copy.deepcopy(cast(State, state["start"]))
-        load = getattr(self.respond, "load_state_dict", None)
+        self._start = copy.deepcopy(cast("State | None", state["start"]))
         if load is not None:
-            load(cast(State, state["respond"]))
+            load(own)
 
 
 class ReplayMore:
@@ -131,10 +172,10 @@ class ReplayMore:
 
     Parameters
     ----------
-    ratio, usual : int
+    updates, usual : int
         Updates per batch after an alarm, and else.
     samples : int
-        How long.
+        How long; an alarm while it goes on begins it anew.
 
     Examples
     --------
@@ -142,23 +183,27 @@ class ReplayMore:
     >>> from driftline import models
     >>> from driftline.interop.river import DriftResponse, ReplayMore
     >>> from driftline.learners import GradientLearner, ReservoirReplay
-    >>> model, more = models.mlp(4, 3), ReplayMore(ratio=4, samples=500)
+    >>> model, more = models.mlp(4, 3), ReplayMore(updates=4, samples=500)
     >>> sgd = torch.optim.SGD(model.parameters(), lr=0.05)
     >>> learner = GradientLearner(model, sgd, replay=ReservoirReplay(100), replay_ratio=more)
     >>> watched = DriftResponse(learner, drift.ADWIN(), more)
     """
 
-    def __init__(self, ratio: int, samples: int, usual: int = 1) -> None:
-        if min(ratio, usual) < 0 or samples < 1:
-            raise ConfigError(f"ratio={ratio}, usual={usual}, samples={samples}: must be 0 or more, and at least 1")
-        self.updates, self.samples, self.usual = ratio, samples, usual
+    def __init__(self, updates: int, samples: int, usual: int = 1) -> None:
+        if min(updates, usual) < 0 or samples < 1:
+            raise ConfigError(f"updates={updates}, usual={usual}, samples={samples}: at least 0, 0 and 1")
+        self.updates, self.samples, self.usual = updates, samples, usual
         self._until = 0
 
     def __call__(self, learner: Learner) -> None:
         """Begin to replay more."""
+        self._until = self.check(learner).position + self.samples
+
+    def check(self, learner: Learner) -> GradientLearner:
+        """Return the learner when it asks this part how much to replay, else raise."""
         if not isinstance(learner, GradientLearner) or learner.replay_ratio is not self:
             raise ConfigError("ReplayMore must also be the learner's replay_ratio=")
-        self._until = learner.position + self.samples
+        return learner
 
     def ratio(self, position: int, model: nn.Module) -> int:
         """Return the number of updates for the batch that begins at this sample."""
@@ -181,7 +226,13 @@ class SwitchingAdapter(Adapter):
     first, second : Adapter
         Each with a model of its own; the one that takes over is reset to its source model.
     detector : river.base.DriftDetector
-        Given each sample's uncertainty, 1 minus its largest probability.
+        Given each sample's uncertainty, 1 minus its largest probability. It begins anew after each alarm, since the one
+        that takes over is as sure as it is, whatever the other was.
+
+    Raises
+    ------
+    ConfigError
+        When the detector is none of River's, or both adapters have the same model.
 
     Examples
     --------
@@ -196,6 +247,9 @@ class SwitchingAdapter(Adapter):
     """
 
     def __init__(self, first: Adapter, second: Adapter, detector: base.DriftDetector) -> None:
+        _check_detector(detector)
+        if first.network() is not None and first.network() is second.network():
+            raise ConfigError("both adapters have the same model; give the second one a copy")
         self.adapters, self.detector = (first, second), detector
         self.alarms = 0
         self._new = detector.clone()
@@ -206,27 +260,41 @@ class SwitchingAdapter(Adapter):
         return self.adapters[self.alarms % 2]
 
     @property
+    def trusted(self) -> bool:
+        """That of the adapter that answers now."""
+        return self.current.trusted
+
+    @trusted.setter
+    def trusted(self, value: bool) -> None:
+        for adapter in self.adapters:
+            adapter.trusted = value
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        """That of the adapter that answers now."""
+        return self.current.input_shape
+
+    @property
     def num_classes(self) -> int | None:  # type: ignore[override]
         """That of the adapter that answers now."""
         return self.current.num_classes
 
     def predict(self, x: Tensor) -> Tensor:
         """Return scores of the one that answers now."""
-        self.current.trusted = self.trusted
         return self.current.predict(x)
 
     def adapt(self, x: Tensor) -> Tensor:
         """Let the one that answers now adapt, and watch how sure it is."""
-        self.current.trusted = self.trusted
         scores = self.current.adapt(x)
-        if _alarm(self.detector, (1 - scores.softmax(1).amax(1)).tolist()):
+        # Scores that are no numbers are no answer, and one value that is none would blind the detector for ever.
+        if _alarm(self.detector, (1 - scores.softmax(1).amax(1)).nan_to_num(1.0).tolist()):
             self.alarms += 1
             self.current.reset()
+            self.detector = self._new.clone()
         return scores
 
     def check(self, x: Tensor) -> None:
         """Raise if a batch cannot be used."""
-        self.current.trusted = self.trusted
         self.current.check(x)
 
     def reset(self) -> None:
@@ -241,8 +309,8 @@ class SwitchingAdapter(Adapter):
 
     def to(self, device: torch.device | str) -> Self:
         """Move both to ``device``."""
-        for adapter in self.adapters:
-            adapter.to(device)
+        first, second = self.adapters
+        self.adapters = first.to(device), second.to(device)
         return self
 
     def describe(self) -> dict[str, object]:
@@ -260,9 +328,20 @@ class SwitchingAdapter(Adapter):
         if set(state) != {"first", "second", "alarms", "detector", "river"}:
             raise CheckpointError(f"the state has parts {sorted(state)}, which are not a {type(self).__name__}'s")
         detector = _loaded(state, self.detector)
-        for adapter, name in zip(self.adapters, ("first", "second")):
-            adapter.load_state_dict(cast(State, state[name]))
+        first, second = self.adapters
+        before = copy.deepcopy(first.state_dict())
+        first.load_state_dict(cast(State, state["first"]))
+        try:
+            second.load_state_dict(cast(State, state["second"]))
+        except Exception:
+            first.load_state_dict(before)
+            raise
         self.detector, self.alarms = detector, cast(int, state["alarms"])
+
+
+def _check_detector(detector: object) -> None:
+    if not isinstance(detector, (base.DriftDetector, base.BinaryDriftDetector)):
+        raise ConfigError(f"{type(detector).__name__} is no drift detector of River")
 
 
 def _alarm(detector: Any, values: list[Any]) -> bool:

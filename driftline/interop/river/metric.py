@@ -36,9 +36,10 @@ class RiverMetric(Metric):
     Raises
     ------
     ConfigError
-        When it is no metric of River's for classes or numbers.
+        When it is no metric of River's for classes or numbers, or one of several numbers (a report).
     InputError
-        When the stream has classes and the metric is for numbers, or the other way round.
+        When the stream has classes and the metric is for numbers, or the other way round; when the labels are not as
+        many as its classes, or targets are more than one number for each sample.
 
     Examples
     --------
@@ -59,6 +60,12 @@ class RiverMetric(Metric):
         self._classes = isinstance(kind, metrics.base.ClassificationMetric)
         if not self._classes and not isinstance(kind, metrics.base.RegressionMetric):
             raise ConfigError(f"{type(kind).__name__} is not one of River's metrics of classes or numbers")
+        try:
+            float(metric.get())
+        except (NotImplementedError, TypeError):
+            raise ConfigError(f"{type(kind).__name__} is not one number; give a metric that is") from None
+        if len(set(labels)) < len(labels):
+            raise ConfigError(f"labels={labels!r}: two of them are the same")
         self.metric, self.labels = metric, tuple(labels)
         words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(kind).__name__).lower()
         self.name = name or f"river_{words}"
@@ -72,16 +79,24 @@ class RiverMetric(Metric):
             what = "has none" if self._classes else "has classes"
             wanted = "classes" if self._classes else "numbers to predict"
             raise InputError(f"{self.name} is of {wanted}, and {stream.name!r} {what}")
+        if self.labels and len(self.labels) != len(stream.classes):
+            raise InputError(f"{self.name}: {len(self.labels)} labels for {len(stream.classes)} classes")
 
     def update(self, step: Step) -> None:
         """Take in the step's predictions."""
         if step.batch.y is None or step.prediction is None:
             return
         update: Any = self.metric.update
-        for truth, scores in zip(step.batch.y.tolist(), step.prediction.double().cpu()):
+        truths, answers = step.batch.y, step.prediction.double().cpu()
+        if not self._classes:
+            if truths.shape[1:].numel() != 1 or answers.shape[1:].numel() != 1:
+                shapes = f"targets {tuple(truths.shape)} and predictions {tuple(answers.shape)}"
+                raise InputError(f"{self.name} is of one number for each sample, not of {shapes}")
+            truths = truths.flatten()
+        for truth, scores in zip(truths.tolist(), answers):
             if not self._classes:
                 update(truth, float(scores))
-            elif truth >= 0 and bool((scores > -torch.inf).any()):
+            elif truth >= 0 and not bool((scores == -torch.inf).all()):
                 update(self._label(truth), self._answer(scores))
 
     def _answer(self, scores: Tensor) -> object:
@@ -110,8 +125,9 @@ class RiverMetric(Metric):
         """Continue from a :meth:`state_dict`."""
         content = cast(Tensor, state["metric"]).cpu().numpy().tobytes()
         metric = pickles.load(content, str(state["river"]))
-        if type(metric) is not type(self.metric):
-            raise CheckpointError(f"the state is of a {type(metric).__name__}, not of a {type(self.metric).__name__}")
+        found, wanted = type(_innermost(metric)), type(_innermost(self.metric))
+        if type(metric) is not type(self.metric) or found is not wanted:
+            raise CheckpointError(f"the state is of another metric: {found.__name__}, not {wanted.__name__}")
         self.metric = metric
 
 

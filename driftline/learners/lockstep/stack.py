@@ -6,13 +6,15 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from driftline.errors import ConfigError
+from driftline.errors import CheckpointError, ConfigError
 from driftline.learners.base import Learner
+from driftline.learners.contracts import Stateful
 from driftline.learners.gradient import GradientLearner
 from driftline.learners.lockstep.modules import stack_models
 from driftline.learners.lockstep.optimizer import ELEMENTWISE, RatePerReplica
@@ -108,8 +110,8 @@ class Stacker:
         return GradientLearner(
             self.model,
             optimizer,
-            cast("Callable[[Tensor, Tensor], Tensor]", self._merge([one.loss for one in self.learners], "loss")),
-            penalties=[self._part(list(p), "penalty") for p in zip(*(one.penalties for one in self.learners))],  # type: ignore[misc]
+            cast("Callable[[Tensor, Tensor], Tensor]", self._with_state([one.loss for one in self.learners], "loss")),
+            penalties=[self._with_state(p, "penalty") for p in zip(*(one.penalties for one in self.learners))],  # type: ignore[misc]
             renewers=[self._part(list(r), "renewer") for r in zip(*(one.renewers for one in self.learners))],  # type: ignore[misc]
             replay=self._replay([one.replay for one in self.learners]),
             replay_ratio=self._replay_ratio(),
@@ -160,6 +162,20 @@ class Stacker:
             raise
         except ConfigError as reason:
             raise CannotStackError(str(reason)) from reason
+
+    def _with_state(self, parts: Sequence[object], what: str) -> object:
+        """Return one part for one of each learner, with what these were told before the first sample."""
+        first = parts[0]
+        if what == "loss" and (inspect.isroutine(first) or not hasattr(first, "load_state_dict")):
+            return self._merge(parts, what)
+        part = self._part(parts, what)
+        if hasattr(part, "load_state_dict"):
+            states = [cast(Stateful, own).state_dict() for own in parts]
+            try:
+                part.load_state_dict(_stacked(states, f"{what} {type(first).__name__}"))
+            except CheckpointError as reason:
+                raise CannotStackError(str(reason)) from reason
+        return part
 
     def _merged(self, parts: Sequence[object], what: str) -> dict[str, object]:
         """Return the constructor's arguments: those that are the same once, numbers that differ one for each."""
@@ -241,6 +257,19 @@ class Stacker:
             raise CannotStackError("their optimizers hold different parameters")
         others = [name for name in groups[0] if name not in ("params", "param_names", "initial_lr")]
         return {"params": params[0], **{n: self._merge([g[n] for g in groups], f"optimizer's {n}") for n in others}}
+
+
+def _stacked(values: Sequence[object], what: str) -> Any:
+    """Return the state of a part with replicas, of the states of one each."""
+    first = values[0]
+    if all(isinstance(v, Mapping) and set(v) == set(cast("Mapping[str, object]", first)) for v in values):
+        states = cast("Sequence[Mapping[str, object]]", values)
+        return {name: _stacked([own[name] for own in states], f"{what}'s {name}") for name in states[0]}
+    if all(isinstance(v, Tensor) and v.shape == cast(Tensor, first).shape for v in values):
+        return torch.stack(cast("list[Tensor]", list(values)))
+    if any(isinstance(v, (Mapping, Tensor)) for v in values) or any(v != first for v in values):
+        raise CannotStackError(f"the {what} of some differs in form from that of others")
+    return first
 
 
 def _ids(values: Sequence[object]) -> list[int]:

@@ -1,9 +1,7 @@
-"""Sources that the command line can name: a dataset, a function in a file, or lines of JSON on standard input."""
+"""Sources that the command line can name beside those of records: a dataset, or a function in a file."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import cast
@@ -12,7 +10,6 @@ from driftline import data
 from driftline.errors import ConfigError
 from driftline.scenarios.own import from_file
 from driftline.stream.dataset import Dataset
-from driftline.stream.events import Label, Sample
 from driftline.stream.live import Source
 
 
@@ -41,45 +38,18 @@ class Played:
             yield self.dataset.x[i] if y is None else (self.dataset.x[i], int(y[i]))
 
 
-def read_lines(lines: Iterable[str]) -> Iterator[object]:
-    """Yield what lines of JSON say: ``[numbers]`` or ``{"x": ..., "y": ..., "id": ...}``; without x, a label for an id.
-
-    A line that says something else is given out as it is, so that it is answered by an error.
-
-    Examples
-    --------
-    >>> list(read_lines(['[1, 2]', '{"id": 7, "y": 3}', 'no']))
-    [[1, 2], Label(id=7, y=3), 'no']
-    """
-    for line in lines:
-        try:
-            said = json.loads(line)
-        except ValueError:
-            yield line.strip()
-            continue
-        if isinstance(said, dict) and "x" in said:
-            yield Sample(said["x"], said.get("y"), said.get("id"))
-        elif isinstance(said, dict) and "id" in said and "y" in said:
-            yield Label(said["id"], said["y"])
-        else:
-            yield said
-
-
 def feed(name: str, root: Path | None = None, labels: bool = False) -> Source:
     """Return the source of a name.
 
     Parameters
     ----------
     name : str
-        ``-``: lines of JSON on standard input; ``file.py:function``, a function that returns an iterable; or what
-        :func:`driftline.load` takes.
+        ``file.py:function``, a function that returns an iterable; or what :func:`driftline.load` takes.
     root : Path, optional
         Folder of the data files.
     labels : bool
         Give a dataset's labels with its samples.
     """
-    if name == "-":
-        return read_lines(sys.stdin)
     if ".py:" in name:
         return cast("Callable[[], Iterable[object]]", function(name))
     return Played(data.load(name, root), labels)

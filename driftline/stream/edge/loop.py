@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from driftline.adapters import Adapter
 from driftline.adapters.settings import above, at_least, one_of
-from driftline.errors import CheckpointError, ConfigError, SourceError
+from driftline.errors import CheckpointError, ConfigError, InputError, SourceError
 from driftline.learners import Learner
 from driftline.stream.dataset import as_input
 from driftline.stream.edge.adapting import Adapting
@@ -29,6 +29,7 @@ from driftline.stream.edge.journal import Journal
 from driftline.stream.edge.labels import Labels
 from driftline.stream.edge.memory import MemoryPlan
 from driftline.stream.edge.pace import Pace, WhenLate
+from driftline.stream.edge.placed import Placed, State
 from driftline.stream.edge.planning import plan
 from driftline.stream.edge.samples import Prediction, as_sample
 from driftline.stream.edge.saving import Saving
@@ -68,7 +69,8 @@ class AdaptationLoop:
     it was answered counts as delivered, and the loop adapts, saves and reports as far as is due. As a context manager
     it stops on SIGTERM and SIGINT with a last checkpoint; :meth:`run` does that and hands the predictions to a
     ``sink``. Made anew on the same folder it goes on where the last checkpoint was. A source with ``seek(position)`` is
-    taken there, and what came after the checkpoint is answered once more; others go on with what comes next.
+    taken there, and what came after the checkpoint is answered once more, and so is a
+    :class:`~driftline.stream.edge.placed.Placed` source of records; others go on with what comes next.
 
     Parameters
     ----------
@@ -231,6 +233,9 @@ class AdaptationLoop:
             self.adapting = Adapting(self.serving, self.pace, batch_size, pause, self.journal, clock)
             self._labels = Labels(self.serving, self.adapting, self.floor, self.journal, pending)
             self._resume(state)
+            self._placed = source if isinstance(source, Placed) else None
+            if self._placed and not self._placed.begin(self.position, cast("State | None", state.get("source"))):
+                self.journal.log.write("another_source", name=self._placed.name)
             self._intake = Intake(source, queue, overload, self.position, clock, reconnect)
         except BaseException:
             self.store.close()
@@ -337,6 +342,8 @@ class AdaptationLoop:
         x: Tensor | None = None
         answer: Answer | None = None
         try:
+            if isinstance(sample.x, InputError):
+                raise sample.x
             x = as_input(self._gate((sample.x, None), arrival.position)[0])[None]
             answer = self.serving.predict(torch.cat([*self._recent, x])[-self.window :], not self.floor.adapted)
         except Exception as error:
@@ -387,6 +394,9 @@ class AdaptationLoop:
     # --- what is done between samples
 
     def _chores(self) -> None:
+        if self._placed:
+            # Only what is not dealt with has to be found again.
+            self._placed.place(self._delivered)
         self.adapting.step(self._intake.waiting)
         self._saving.look()
         if self._saving.due:
@@ -400,6 +410,12 @@ class AdaptationLoop:
             served=served,
         )
 
+    @property
+    def _delivered(self) -> int:
+        """Items that need not be read again."""
+        undelivered = None if self._sink is None else self._sink.first_undelivered()
+        return self.position if undelivered is None else min(self.position, undelivered)
+
     def _since(self, start: float) -> float:
         return max(0.0, self.clock() - start)
 
@@ -408,12 +424,13 @@ class AdaptationLoop:
     def _state(self) -> dict[str, object]:
         """Return all that a later process needs to go on; what is saved counts as good from now on."""
         self.serving.good = self.serving.snapshot()
-        undelivered = None if self._sink is None else self._sink.first_undelivered()
+        position = self._delivered
         return {
             "version": VERSION,
             "shipped": self._hash,
             "player": self.serving.good,
-            "position": self.position if undelivered is None else min(self.position, undelivered),
+            "position": position,
+            "source": self._placed.place(position) if self._placed else None,
             "health": self.health.state_dict(),
             "floor": self.floor.state_dict(),
             "adapting": self.adapting.state_dict(),

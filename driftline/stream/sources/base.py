@@ -10,7 +10,7 @@ from driftline.errors import CheckpointError, ConfigError, InputError
 
 Decode = Callable[[Any], object]
 """Makes of a record what :func:`driftline.from_iterable` takes: x, (x, y), a Sample or a Label."""
-Bad = Literal["raise", "skip"]
+Bad = Literal["raise", "skip", "give"]
 SHOWN = 5
 """Skipped records that are kept with their reason."""
 
@@ -24,9 +24,10 @@ class RecordSource(ABC):
     ----------
     decode : callable
         Makes a sample of a record, such as :class:`Columns`.
-    bad : "raise" or "skip"
-        What happens to a record that cannot be decoded: the run stops with an error that names it, or it is counted,
-        and the first ones are put into the run's record with the reason (under ``source``).
+    bad : "raise", "skip" or "give"
+        What happens to a record that cannot be decoded: the run stops with an error that names it; or it is counted,
+        and the first ones are put into the run's record with the reason (under ``source``); or the error is given out
+        in its place, for the loop on an edge device, which answers every record.
 
     Attributes
     ----------
@@ -35,8 +36,8 @@ class RecordSource(ABC):
     """
 
     def __init__(self, decode: Decode, bad: Bad = "raise") -> None:
-        if bad not in ("raise", "skip"):
-            raise ConfigError(f"bad={bad!r}: must be 'raise' or 'skip'")
+        if bad not in ("raise", "skip", "give"):
+            raise ConfigError(f"bad={bad!r}: must be 'raise', 'skip' or 'give'")
         self.decode, self.bad = decode, bad
         self.read = self.skipped = 0
         self._reasons: list[str] = []
@@ -58,8 +59,14 @@ class RecordSource(ABC):
             self.read += 1
             try:
                 item = self.decode(record)
+            except ConfigError:
+                # No fault of the record: something is not installed, say.
+                raise
             except Exception as error:
                 reason = f"{where}: {type(error).__name__}: {error}"
+                if self.bad == "give":
+                    yield InputError(reason)
+                    continue
                 if self.bad == "raise":
                     raise InputError(f"{reason}; repair it, or let such records be skipped (bad='skip')") from error
                 self.skipped += 1

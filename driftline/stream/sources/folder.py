@@ -29,7 +29,7 @@ class ImageFolderSource(RecordSource):
         by which a :class:`driftline.stream.Label` may come later.
     channels : 1 or 3
         Grey or colour.
-    bad : "raise" or "skip"
+    bad : "raise", "skip" or "give"
         See :class:`RecordSource`.
     settle : float
         Seconds for which a file must not have changed: until then it may still be being written.

@@ -30,7 +30,7 @@ class KafkaSource(RecordSource):
     decode : callable, optional
         Makes a sample of a message's bytes. Default: the parsed JSON value as it is, which :class:`Columns` around
         :func:`json.loads` makes samples of.
-    bad : "raise" or "skip"
+    bad : "raise", "skip" or "give"
         See :class:`RecordSource`.
     start : "earliest" or "latest"
         Where a new run begins.
@@ -39,7 +39,8 @@ class KafkaSource(RecordSource):
     idle : float, optional
         Stop when no message has come for so many seconds.
     timeout : float
-        Seconds after which brokers that do not answer are an error.
+        Seconds after which brokers that do not answer are an error; after so many without a message they are asked
+        whether the topic is still there.
     config : mapping, optional
         Further settings of librdkafka, such as those for security.
 
@@ -51,8 +52,8 @@ class KafkaSource(RecordSource):
     Raises
     ------
     SourceError
-        When brokers do not answer, the topic is not there or disappears, a partition is taken away, or the messages to
-        go on with are no longer kept.
+        When brokers do not answer, the topic is not there or disappears while it is read, a partition is taken away, or
+        the messages to go on with are no longer kept.
 
     References
     ----------
@@ -128,16 +129,19 @@ class KafkaSource(RecordSource):
                     yield f"{self.topic}, partition {partition}, offset {offset}", message.value()
             if self.until_end and len(ended) == len(partitions):
                 return
-            if self.idle is not None and now - heard >= self.idle:
-                return
-            if not messages and now - max(heard, asked) >= self.timeout:
+            over = self.idle is not None and now - heard >= self.idle
+            if over or (not messages and now - max(heard, asked) >= self.timeout):
                 # A quiet topic and one that is gone look the same until one asks.
                 self._partitions(consumer, kafka)
                 asked = time.monotonic()
+            if over:
+                return
 
     def _partitions(self, consumer: Any, kafka: Any) -> list[int]:
         """Return the topic's partitions; those of the checkpoint must be among them."""
         found = self._call(consumer.list_topics, kafka, self.topic).topics[self.topic]
+        if found.error is not None and found.error.code() in _absent(kafka):
+            raise self._gone(found.error)
         if found.error is not None or not found.partitions:
             raise SourceError(f"topic {self.topic!r} at {self.servers}: {found.error or 'it has no partitions'}")
         partitions = sorted(found.partitions)
@@ -149,11 +153,24 @@ class KafkaSource(RecordSource):
         try:
             return function(argument, timeout=self.timeout)
         except kafka.KafkaException as error:
+            if error.args[0].code() in _absent(kafka):
+                raise self._gone(error.args[0]) from error
             raise SourceError(f"topic {self.topic!r} at {self.servers}: {error.args[0]}") from error
+
+    def _gone(self, error: Any) -> SourceError:
+        topic = f"topic {self.topic!r} at {self.servers}"
+        if not self._offsets:
+            return SourceError(f"{topic} does not exist ({error.str()}); create it, or correct its name")
+        return SourceError(
+            f"{topic} is gone since it was read up to offsets {self._offsets} ({error.str()}), as when it is deleted; "
+            "a checkpoint keeps what was learned by then: resume with the topic's messages back, or begin a new run"
+        )
 
     def _raise(self, error: Any, partition: int, kafka: Any) -> None:
         where = f"topic {self.topic!r}, partition {partition}, offset {self._offsets.get(partition)}"
         lost = (kafka.KafkaError._AUTO_OFFSET_RESET, kafka.KafkaError.OFFSET_OUT_OF_RANGE)
+        if error.code() in _absent(kafka):
+            raise self._gone(error)
         if error.code() in lost:
             raise SourceError(f"{where}: the messages from here on are no longer kept ({error}); start a new run")
         raise SourceError(f"{where}: {error}")
@@ -165,3 +182,9 @@ class KafkaSource(RecordSource):
         if place["topic"] != self.topic:
             raise CheckpointError(f"the run on disk was read from topic {place['topic']!r}, not {self.topic!r}")
         self._offsets = dict(place["offsets"])
+
+
+def _absent(kafka: Any) -> tuple[int, ...]:
+    """Return the codes of a topic or partition that is not there."""
+    codes = kafka.KafkaError
+    return codes.UNKNOWN_TOPIC_OR_PART, codes._UNKNOWN_TOPIC, codes._UNKNOWN_PARTITION

@@ -47,7 +47,7 @@ def test_a_watched_learner_keeps_laws_and_continues_from_its_state():
 
 
 def test_more_is_replayed_for_a_while_after_an_alarm():
-    model, more = models.mlp(2, 2, hidden=(8,)), ReplayMore(ratio=5, samples=50)
+    model, more = models.mlp(2, 2, hidden=(8,)), ReplayMore(updates=5, samples=50)
     sgd = torch.optim.SGD(model.parameters(), lr=0.05)
     learner = GradientLearner(model, sgd, replay=ReservoirReplay(50), replay_ratio=more)
     more(learner)

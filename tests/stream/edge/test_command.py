@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from driftline.cli import app
 from driftline.edge_cli import size, values
 from driftline.errors import CheckpointError, ConfigError
-from driftline.stream.edge import Label, Sample
-from driftline.stream.edge.feeds import feed, read_lines
+from driftline.stream.edge.feeds import feed
 from driftline.stream.edge.metrics_endpoint import serve_metrics
 from driftline.stream.edge.status import show, status
 from tests.stream.edge.parts import make, samples
@@ -96,6 +95,40 @@ def test_export_writes_what_a_loop_serves_and_adapt_answers_in_int8(tmp_path):
     assert not (tmp_path / "no.pt2").exists()
 
 
+def test_adapt_reads_a_live_source_by_name_and_goes_on_where_it_was_answered(tmp_path):
+    def adapt(*arguments):
+        settings = ("--model", f"{tmp_path}/own.py:model", "--state", tmp_path / "state", "--no-guard")
+        command = ("adapt", "--source", f"csv:{tmp_path}/rows.csv", *settings, *arguments)
+        return CliRunner().invoke(app, [*map(str, command)])
+
+    (tmp_path / "own.py").write_text(MODEL)
+    rows = ["a,b,c,d,kind", *(f"{i},1,2,3,{i % 3}" for i in range(5)), "5,,2,3,1"]
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n")
+    labelled = [f"--source-set={setting}" for setting in ("label=kind", "classes=3")]
+    done = adapt(*labelled, "--memory", "4GB")
+    assert done.exit_code == 0, done.exception
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["id"] for answer in answers] == [*range(6)]
+    assert "row 6: InputError: field 'b' is ''" in answers[-1]["error"]
+    assert json.loads(done.stderr.splitlines()[-1])["feedback"] == 5
+    with (tmp_path / "rows.csv").open("a") as file:
+        file.write("6,1,2,3,0\n7,1,2,3,x\n8,1,2,3,1\n")
+    again = adapt(*labelled, "--source-set", "bad=skip")
+    assert [json.loads(line)["id"] for line in again.stdout.splitlines()] == [6, 7]
+    source = json.loads(again.stderr.splitlines()[-1])["source"]
+    assert (source["read"], source["skipped"]) == (9, 1)
+    for wrong, message in (
+        (["bad=raise"], "answers every record"),
+        (["lable=kind"], "unknown parameter"),
+        (["label=kin"], "unknown column"),
+    ):
+        refused = adapt(*(f"--source-set={setting}" for setting in wrong))
+        assert message in str(refused.exception)
+    digits = ("adapt", "--source", "digits", "--state", str(tmp_path / "other"), "--source-set", "label=kind")
+    assert "no live source" in str(CliRunner().invoke(app, [*digits, "--model", f"{tmp_path}/own.py:model"]).exception)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_status_tells_of_a_loop_that_runs_and_of_one_that_does_not(tmp_path):
     with make(tmp_path, samples(10), report_every=1e-9) as loop:
         next(loop)
@@ -127,13 +160,6 @@ def test_the_endpoint_gives_the_counters_as_they_are_now(tmp_path):
     assert "driftline_predictions_total 4.0" in text
     assert 'driftline_latency_seconds{quantile="0.99"}' in text
     assert "driftline_serving_adapted 1.0" in text
-
-
-def test_lines_of_json_become_samples_labels_and_damaged_frames():
-    said = list(read_lines(['{"x": [1], "y": 2, "id": "a"}', '{"id": "a", "y": 1}', "[3, 4]", '{"z": 1}', "", "NaN,"]))
-    assert isinstance(said[0], Sample)
-    assert (said[0].x, said[0].y, said[0].id) == ([1], 2, "a")
-    assert said[1:] == [Label("a", 1), [3, 4], {"z": 1}, "", "NaN,"]
 
 
 def test_a_function_in_a_file_is_a_source_and_a_missing_one_is_named(tmp_path):
