@@ -111,12 +111,12 @@ class CompiledStep:
         self.replicas = learner.replicas or 1
         if not native.available():
             raise UnsupportedError(f"the kernels in C cannot be used here: {native.problem()}")
-        self._replaying = Replaying(learner.replay, learner.replay_ratio, learner.replay_batch)
-        if not self._replaying.plain:
+        if learner.replay is not None or learner.replay_ratio != 1:
             if self.many:
                 raise UnsupportedError("replay in lockstep has no compiled form")
             if learner.normalizer is not None:
                 raise UnsupportedError("replay behind an input normaliser has no compiled form")
+        self._replaying = Replaying(learner.replay, learner.replay_ratio, learner.replay_batch)
         if learner.schedule is not None:
             raise UnsupportedError("a schedule has no compiled form")
         if learner.loss not in (F.cross_entropy, squared_error):
