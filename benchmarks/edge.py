@@ -2,7 +2,7 @@
 
     DRIFTLINE_DATA=folder python benchmarks/edge.py                      # 100 000 images for each preset, then 30 kills
     DRIFTLINE_DATA=... python benchmarks/edge.py presets --samples 2000 --presets fixed,statistics
-    DRIFTLINE_DATA=... python benchmarks/edge.py presets --cpu-quota 0.5 --memory-limit 900
+    DRIFTLINE_DATA=... python benchmarks/edge.py presets --cpu-quota 1 --memory-limit 300
     DRIFTLINE_DATA=... python benchmarks/edge.py kills --kills 30
     DRIFTLINE_DATA=... python benchmarks/edge.py int8
 
@@ -96,39 +96,35 @@ def make(name: str, source: Recording, folder: Path, latency: float, **settings)
 
 
 @contextlib.contextmanager
-def cpu_quota(share: float | None) -> Iterator[str]:
-    """Hold this process to a share of one core by a control group (version 1), where that can be written."""
-    group = Path(f"/sys/fs/cgroup/cpu/driftline-edge-{os.getpid()}")
-    if share is None:
-        yield "none"
-        return
+def control_groups(chosen: argparse.Namespace) -> Iterator[list[Path]]:
+    """Make control groups (version 1) with the limits that are asked for; the files that a process joins them by."""
+    limits: list[tuple[str, str, int]] = []
+    if chosen.cpu_quota:
+        limits += [("cpu", "cpu.cfs_period_us", 100_000), ("cpu", "cpu.cfs_quota_us", int(100_000 * chosen.cpu_quota))]
+    if chosen.memory_limit:
+        limits += [("memory", "memory.limit_in_bytes", chosen.memory_limit * 2**20)]
+    groups = {kind: Path(f"/sys/fs/cgroup/{kind}/driftline-edge-{os.getpid()}") for kind, _, _ in limits}
     try:
-        group.mkdir()
-        (group / "cpu.cfs_period_us").write_text("100000")
-        (group / "cpu.cfs_quota_us").write_text(str(int(100_000 * share)))
-        (group / "tasks").write_text(str(os.getpid()))
-        # Each thread is a task of its own; those to come follow the one that starts them.
-    except OSError as error:
-        yield f"none ({error.strerror})"
-        return
-    try:
-        yield f"{share:g} of a core"
+        for group in groups.values():
+            group.mkdir()
+        for kind, name, value in limits:
+            (groups[kind] / name).write_text(str(value))
+        yield [group / "cgroup.procs" for group in groups.values()]
     finally:
-        (group.parent / "tasks").write_text(str(os.getpid()))
-        with contextlib.suppress(OSError):
-            group.rmdir()
+        for group in groups.values():
+            with contextlib.suppress(OSError):
+                group.rmdir()
 
 
 def one(name: str, chosen: argparse.Namespace) -> dict[str, object]:
     """Run one preset here; return what it took."""
     source = Recording(chosen.out, chosen.samples, chosen.period)
-    if chosen.memory_limit:
-        resource.setrlimit(resource.RLIMIT_DATA, (chosen.memory_limit * 10**6,) * 2)
+    if chosen.data_limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (chosen.data_limit * 2**20,) * 2)
     right = 0
     memory: list[int] = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        cpu_quota(chosen.cpu_quota) as quota,
         make(name, source, Path(folder), chosen.latency, example=next(iter(source)), checkpoint_every=10) as loop,
     ):
         began, cpu = time.perf_counter(), time.process_time()
@@ -151,7 +147,6 @@ def one(name: str, chosen: argparse.Namespace) -> dict[str, object]:
         "rollbacks": counts["rollbacks"],
         "checkpoints": counts["checkpoints"],
         "out_of_memory": counts["out_of_memory"],
-        "quota": quota,
         "planned": loop.plan.total / 1e6,
         "seconds": seconds,
     }
@@ -162,7 +157,15 @@ def presets(chosen: argparse.Namespace) -> None:
     print("| preset | accuracy % | p50 ms | p99 ms | late % | adapted to % | CPU ms a sample | RSS MB | rollbacks |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in chosen.presets.split(","):
-        done = subprocess.run([sys.executable, *sys.argv, "--one", name], stdout=subprocess.PIPE, text=True, check=True)
+        with control_groups(chosen) as groups:
+            # From its birth: memory belongs to the group in which it was first touched.
+            command = ["sh", "-c", 'for g in $GROUPS_TO_JOIN; do echo $$ > $g; done; exec "$@"', "sh", sys.executable]
+            joined = {**os.environ, "GROUPS_TO_JOIN": " ".join(map(str, groups))}
+            command += [*sys.argv, "--one", name]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=joined)
+        if done.returncode:
+            print(f"| {name} | ended by signal or error {done.returncode} | | | | | | | |", flush=True)
+            continue
         found = json.loads(done.stdout.splitlines()[-1])
         (chosen.out / f"edge-{name}.json").write_text(json.dumps(found))
         first, most = found["rss"]
@@ -284,8 +287,9 @@ def main() -> None:
     parser.add_argument("--period", type=int, default=500, help="images in which a corruption rises and falls")
     parser.add_argument("--presets", default=PRESETS)
     parser.add_argument("--latency", type=float, default=0.5, help="seconds")
-    parser.add_argument("--cpu-quota", type=float, help="share of a core")
-    parser.add_argument("--memory-limit", type=int, help="MB of data that the process may have")
+    parser.add_argument("--cpu-quota", type=float, help="share of a core (control group)")
+    parser.add_argument("--memory-limit", type=int, help="MiB of memory in all (control group)")
+    parser.add_argument("--data-limit", type=int, help="MiB of data (ulimit -d)")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--interval", type=float, default=0.5, help="seconds between states, for kills")
     parser.add_argument("--out", type=Path, default=Path("runs/edge"))
