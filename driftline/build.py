@@ -198,8 +198,10 @@ def source(address: str, **parameters: object) -> NamedSource:
     ------
     ConfigError
         For an unknown kind, place or parameter, or a bad value.
+    MissingDataError
+        When there is no such file or folder.
     SourceError
-        When a table is not there.
+        When a table cannot be read.
 
     Examples
     --------

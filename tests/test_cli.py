@@ -109,6 +109,24 @@ def test_a_scenario_of_ones_own_runs_and_resumes_from_its_file(tmp_path):
     assert driftline("resume", "run", cwd=tmp_path).returncode == 0
 
 
+def test_a_live_source_is_run_by_name_and_resumed_and_what_was_skipped_is_said(tmp_path):
+    lines = ["a,b,kind", *(f"{i % 2},{i % 7},{('off', 'on')[i % 2]}" for i in range(300)), "1,,on"]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    settings = ("--set", "label=kind", "--set", "classes=off,on", "--set", "bad=skip", "--batch-size", 5)
+    done = driftline("run", "csv:rows.csv", *settings, "--learner", "er", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "skipped 1 of 301 records" in done.stdout
+    assert "rows.csv, row 301" in done.stdout
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["results"]["online_accuracy"] > 0.8
+    before = (tmp_path / "run" / "record.json").read_bytes()
+    assert driftline("resume", "run", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "run" / "record.json").read_bytes() == before
+    listed = driftline("list", "sources", cwd=tmp_path).stdout
+    assert "kafka://HOST:PORT/TOPIC" in listed
+    assert "[numbers]" in listed
+
+
 def test_labels_can_be_delayed_and_left_out_and_the_stream_cut_short(tmp_path):
     done = driftline(
         *("run", "iid", "--learner", "ncm", "--delay-labels", 50, "--label-fraction", 0.5, "--samples", 300),
@@ -242,6 +260,8 @@ def test_inputs_are_moved_to_a_range(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["run", "cvs://rows.csv"], "unknown source 'cvs'; did you mean 'csv'"),
+        (["run", "csv:nowhere.csv", "--out", "made"], "there is no nowhere.csv"),
         (["rnu"], "did you mean 'run'"),
         (["run", "si_blury"], "did you mean 'si_blurry'"),
         (["run", "si_blurry", "--learner", "sdg"], "did you mean 'sgd'"),
