@@ -31,7 +31,7 @@ from driftline.adapters import (
     Source,
     Tent,
 )
-from driftline.errors import ConfigError, unknown
+from driftline.errors import ConfigError, MissingDataError, unknown
 from driftline.learners import Learner
 from driftline.metrics import (
     AdaptationCost,
@@ -198,8 +198,10 @@ def source(address: str, **parameters: object) -> NamedSource:
     ------
     ConfigError
         For an unknown kind, place or parameter, or a bad value.
+    MissingDataError
+        When there is no such file or folder.
     SourceError
-        When a table is not there.
+        When a table cannot be read.
 
     Examples
     --------
@@ -252,6 +254,6 @@ def call(function: Callable[..., T], what: str, parameters: Mapping[str, object]
     try:
         return function(*first, **parameters)
     except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, (ConfigError, MissingDataError)):
             raise
         raise ConfigError(f"{what}: {error}") from error

@@ -11,8 +11,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from driftline.cli import main
+from driftline.cli import app, main
 from tests.golden import data_root
 
 
@@ -107,6 +108,25 @@ def test_a_scenario_of_ones_own_runs_and_resumes_from_its_file(tmp_path):
     assert record["scenario"]["parameters"] == {"first": 2}
     assert record["scenario"]["segments"][0]["name"] == "start"
     assert driftline("resume", "run", cwd=tmp_path).returncode == 0
+
+
+def test_a_live_source_is_run_by_name_and_resumed_and_what_was_skipped_is_said(tmp_path, monkeypatch):
+    lines = ["a,b,kind", *(f"{i % 2},{i % 7},{('off', 'on')[i % 2]}" for i in range(300)), "1,,on"]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    settings = ("--set", "label=kind", "--set", "classes=off,on", "--set", "bad=skip", "--batch-size", 5)
+    done = driftline("run", "csv:rows.csv", *settings, "--learner", "er", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "skipped 1 of 301 records" in done.stdout
+    assert "rows.csv, row 301" in done.stdout
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["results"]["online_accuracy"] > 0.8
+    before = (tmp_path / "run" / "record.json").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["resume", "run"]).exit_code == 0
+    assert (tmp_path / "run" / "record.json").read_bytes() == before
+    listed = CliRunner().invoke(app, ["list", "sources"]).stdout
+    assert "kafka://HOST:PORT/TOPIC" in listed
+    assert "[numbers]" in listed
 
 
 def test_labels_can_be_delayed_and_left_out_and_the_stream_cut_short(tmp_path):
@@ -242,6 +262,8 @@ def test_inputs_are_moved_to_a_range(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["run", "cvs://rows.csv"], "unknown source 'cvs'; did you mean 'csv'"),
+        (["run", "csv:nowhere.csv", "--out", "made"], "there is no nowhere.csv"),
         (["rnu"], "did you mean 'run'"),
         (["run", "si_blury"], "did you mean 'si_blurry'"),
         (["run", "si_blurry", "--learner", "sdg"], "did you mean 'sgd'"),

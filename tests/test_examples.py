@@ -20,6 +20,7 @@ PRINTS = {
     "learner_in_river": "Accuracy: ",
     "river_model": "river_f1 0.8",
     "late_labels": "skipped 1",
+    "live_command": "skipped 1 of 301 records",
     "live_stream": "3000 {'online_accuracy'",
     "many_seeds": "lr 0.1   seed 2: 0.",
     "keep_plasticity": "effective_rank",

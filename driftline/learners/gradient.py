@@ -174,11 +174,11 @@ class GradientLearner(Learner):
     @property
     def task_aware(self) -> bool:
         """Whether a part wants to be told the task."""
-        return bool(self._task_parts())
+        return bool(self.task_parts())
 
     def begin_task(self, task: int, classes: Tensor | None = None) -> None:
         """Tell every part that wants to know that samples of a task come from now on."""
-        for part in self._task_parts():
+        for part in self.task_parts():
             part.begin_task(task, classes)
 
     def predict_task(self, x: Tensor, task: int) -> Tensor:
@@ -195,7 +195,8 @@ class GradientLearner(Learner):
                     stack.enter_context(cast(TaskModel, part).as_task(self.model, task))
             yield
 
-    def _task_parts(self) -> list[TaskPart]:
+    def task_parts(self) -> list[TaskPart]:
+        """Return the parts that want to be told the task."""
         optimizers: list[object] = [self.optimizer]
         while (inner := getattr(optimizers[-1], "optimizer", None)) is not None:
             optimizers.append(inner)

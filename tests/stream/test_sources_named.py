@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from driftline import build
-from driftline.errors import ConfigError, InputError, SourceError
+from driftline.errors import ConfigError, InputError, MissingDataError, SourceError
 from driftline.plan import Plan
 from driftline.stream import Label
 from driftline.stream.sources.named import Described
@@ -107,8 +107,17 @@ def test_a_bad_name_or_setting_is_a_named_error(folder, monkeypatch, address, se
 @pytest.mark.parametrize("address", ["csv:no.csv", "jsonl:no.jsonl", "folder:no"])
 def test_a_place_that_is_not_there_is_a_named_error_at_once(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SourceError, match="no"):
+    with pytest.raises(MissingDataError, match="there is no no"):
         build.source(address)
+
+
+def test_a_table_that_cannot_be_read_is_a_named_error(tmp_path):
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(SourceError, match="has no header"):
+        build.source(f"csv:{tmp_path}/empty.csv")
+    pytest.importorskip("pyarrow", reason="pyarrow (the 'parquet' extra) is not installed")
+    with pytest.raises(SourceError, match="cannot read"):
+        build.source(f"parquet:{tmp_path}/empty.csv")
 
 
 def test_settings_of_the_broker_are_not_recorded(tmp_path):

@@ -36,7 +36,8 @@ def in_lockstep(learners: Sequence[Learner], seeds: Sequence[int] | None = None)
     Parameters
     ----------
     learners : sequence of Learner
-        New ones, that have not learned yet.
+        New ones, that have not learned yet. What their losses and penalties were told before (tasks, importances) is
+        copied.
     seeds : sequence of int, optional
         Of each run, for learners that draw from torch's global generator. Default: 0, 1, ...
 
@@ -89,6 +90,8 @@ class Stacker:
             raise CannotStackError("a module draws from torch's global generator (dropout)")
         if any(learner.position for learner in learners):
             raise CannotStackError("some have learned already")
+        if any(getattr(part, "task", None) for learner in learners for part in learner.task_parts()):
+            raise CannotStackError("some have been told a task already, which a part with replicas would forget")
         try:
             self.model = stack_models(models)
         except ConfigError as error:

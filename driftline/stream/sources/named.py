@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from driftline.errors import ConfigError, InputError, SourceError, unknown
+from driftline.errors import ConfigError, InputError, MissingDataError, unknown
 from driftline.stream.events import Label, Sample
 from driftline.stream.sources.base import Bad, Decode, RecordSource
 from driftline.stream.sources.columns import Columns
@@ -101,6 +101,7 @@ def csv(
     bad: Bad = "raise",
 ) -> NamedSource:
     """csv:PATH - rows of a CSV file with a header; features: all other columns, unless they are named."""
+    _check_there(place)
     columns = _of_table(CSVSource(place, dict, delimiter=delimiter).columns(), features, label, classes, id)
     return _of_columns(CSVSource(place, columns, bad, delimiter), columns)
 
@@ -115,6 +116,7 @@ def parquet(
     bad: Bad = "raise",
 ) -> NamedSource:
     """parquet:PATH - rows of a Parquet file, so many at once; features: all other columns, unless they are named."""
+    _check_there(place)
     columns = _of_table(ParquetSource(place, dict).columns(), features, label, classes, id)
     return _of_columns(ParquetSource(place, columns, bad, rows), columns)
 
@@ -130,8 +132,8 @@ def jsonl(
     bad: Bad = "raise",
 ) -> NamedSource:
     """jsonl:PATH - lines of [numbers], {"x": ..., "y": ..., "id": ...} or named features; jsonl:- is standard input."""
-    if place != "-" and not Path(place).exists():
-        raise SourceError(f"there is no file {place}")
+    if place != "-":
+        _check_there(place)
     return _of_json(features, label, classes, id, shape, lambda decode: JSONLinesSource(place, decode, bad, replayed))
 
 
@@ -173,8 +175,7 @@ def folder(
     bad: Bad = "raise",
 ) -> NamedSource:
     """folder:PATH - images as they appear in a folder; with classes, an image's own folder is its label."""
-    if not Path(place).is_dir():
-        raise SourceError(f"there is no directory {place}")
+    _check_there(place)
     sides = _whole(size, "size")
     names = _names(classes, "classes", numbered=True)
     if len(sides) > 2 or (len(names) == 1):
@@ -200,6 +201,11 @@ SOURCES: dict[str, Callable[..., NamedSource]] = {
     "parquet": parquet,
     "folder": folder,
 }
+
+
+def _check_there(place: str) -> None:
+    if not Path(place).exists():
+        raise MissingDataError(f"there is no {place} (looked for it from {Path.cwd()})")
 
 
 def _of_json(

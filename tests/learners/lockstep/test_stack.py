@@ -1,5 +1,7 @@
 """Learners in lockstep: replica i does what learner i does alone."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -10,8 +12,8 @@ from driftline.errors import ConfigError
 from driftline.learners import GradientLearner, NearestClassMean, ReservoirReplay, SlidingReplay, in_lockstep
 from driftline.learners.lockstep.side_by_side import SideBySide
 from driftline.learners.losses import squared_error
-from driftline.learners.optimizers import UPGD
-from driftline.learners.penalties import L2Init, WassersteinRegularization
+from driftline.learners.optimizers import TAG, UPGD
+from driftline.learners.penalties import L2Init, OnlineEWC, WassersteinRegularization
 from driftline.learners.renewers import ContinualBackprop
 from driftline.metrics import HeldOut, NearFutureAccuracy, OnlineAccuracy
 from driftline.stream.study import Study
@@ -288,3 +290,26 @@ def test_a_setting_of_a_part_may_differ_per_replica():
 
     settings = [{"strength": s, "rate": r} for s, r in ((0.0, 0.1), (0.1, 0.05), (0.01, 0.0))]
     assert isinstance(compare(build, data(30), settings), GradientLearner)
+
+
+def test_importances_given_before_the_first_sample_are_kept():
+    def build(i):
+        penalty = partial(OnlineEWC, strength=5.0, form="boundary")
+        learner = make(i)
+        learner = GradientLearner(learner.model, learner.optimizer, penalties=[penalty(learner.model)])
+        learner.penalties[0].consolidate({n: torch.full_like(p, 1.0 + i) for n, p in learner.model.named_parameters()})
+        return learner
+
+    assert isinstance(in_lockstep([build(i) for i in range(R)]), GradientLearner)
+    compare(build, data())
+
+
+def test_learners_that_were_told_a_task_their_optimizer_keeps_are_stepped_one_by_one():
+    def build(i):
+        learner = make(i, optimizer=TAG, lr=0.01)
+        learner.begin_task(1 + i)
+        return learner
+
+    with pytest.warns(RuntimeWarning, match="told a task already"):
+        whole = in_lockstep([build(i) for i in range(R)])
+    assert [one.optimizer.task for one in whole.learners] == [1, 2, 3]
