@@ -11,8 +11,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from driftline.cli import main
+from driftline.cli import app, main
 from tests.golden import data_root
 
 
@@ -109,7 +110,7 @@ def test_a_scenario_of_ones_own_runs_and_resumes_from_its_file(tmp_path):
     assert driftline("resume", "run", cwd=tmp_path).returncode == 0
 
 
-def test_a_live_source_is_run_by_name_and_resumed_and_what_was_skipped_is_said(tmp_path):
+def test_a_live_source_is_run_by_name_and_resumed_and_what_was_skipped_is_said(tmp_path, monkeypatch):
     lines = ["a,b,kind", *(f"{i % 2},{i % 7},{('off', 'on')[i % 2]}" for i in range(300)), "1,,on"]
     (tmp_path / "rows.csv").write_text("\n".join(lines))
     settings = ("--set", "label=kind", "--set", "classes=off,on", "--set", "bad=skip", "--batch-size", 5)
@@ -120,9 +121,10 @@ def test_a_live_source_is_run_by_name_and_resumed_and_what_was_skipped_is_said(t
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["results"]["online_accuracy"] > 0.8
     before = (tmp_path / "run" / "record.json").read_bytes()
-    assert driftline("resume", "run", cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["resume", "run"]).exit_code == 0
     assert (tmp_path / "run" / "record.json").read_bytes() == before
-    listed = driftline("list", "sources", cwd=tmp_path).stdout
+    listed = CliRunner().invoke(app, ["list", "sources"]).stdout
     assert "kafka://HOST:PORT/TOPIC" in listed
     assert "[numbers]" in listed
 
