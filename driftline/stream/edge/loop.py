@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from driftline.adapters import Adapter
+from driftline.adapters import Source as Unadapted
 from driftline.adapters.settings import above, at_least, one_of
 from driftline.errors import CheckpointError, ConfigError, InputError, SourceError
 from driftline.learners import Learner
@@ -377,7 +378,8 @@ class AdaptationLoop:
                     self.adapting.recover(answer.trouble)
             self._recent.append(x)
             self._labels.remember(prediction.id, self._recent, answer)
-            if not isinstance(self.serving.player, Learner):
+            # A learner waits for labels, and a model that is not adapted for nothing.
+            if not isinstance(self.serving.player, (Learner, Unadapted)):
                 self.adapting.collect(x)
             if y is not None:
                 self.feedback(prediction.id, y)

@@ -28,7 +28,7 @@ def test_every_sample_is_answered_in_order_by_the_model_as_it_is_then(tmp_path):
         answers = list(loop)
     assert [answer.id for answer in answers] == list(range(20))
     assert torch.allclose(torch.stack([answer.scores for answer in answers]), evaluate(network(), x), atol=1e-6)
-    assert loop.health.counts["adaptations"] == 2
+    assert loop.health.counts["adaptations"] == 0, "there is nothing to adapt"
 
 
 def test_a_sample_is_answered_before_anything_is_learned_from_it(tmp_path):

@@ -246,11 +246,12 @@ x = samples(64)
 width = x.shape[1]
 hidden = nn.Sequential(nn.Linear(width, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
 model = nn.Sequential(hidden, nn.Linear(16, 3))
-for way in PRESETS.values():
+for name, way in PRESETS.items():
     folder = tempfile.mkdtemp()
     settings = {"shipped": model, "example": x[0], "batch_size": way.batch_size, "window": way.window}
     loop = AdaptationLoop(way.make(model), x, latency_budget=1e6, state_dir=folder, **settings)
-    assert sum(1 for _ in loop) == 64 and loop.health.counts["adaptations"] >= 4
+    assert sum(1 for _ in loop) == 64
+    assert name == "fixed" or loop.health.counts["adaptations"] >= 4
 sys.exit("torch._dynamo" in sys.modules)
 """
 
