@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from driftline.stream.run import Report
+    from driftline.stream.trackers import Tracker
 
 app = typer.Typer(
     help="Play data streams to learners, measure online, resume exactly.",
@@ -30,6 +31,10 @@ app = typer.Typer(
 Root = Annotated[
     Path | None,
     typer.Option("--data-root", help="Folder of the data files.  [default: $DRIFTLINE_DATA, else ~/.cache/driftline]"),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(help="Send recorded values on: tensorboard:FOLDER, mlflow[:URI] or wandb[:PROJECT]; repeatable."),
 ]
 Progress = Annotated[bool | None, typer.Option(help="Show a progress bar.  [default: on a terminal]")]
 
@@ -102,6 +107,7 @@ def run_command(
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Samples between checkpoints.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is in --out already.")] = False,
     device: Annotated[str | None, typer.Option(help="Where to run, such as cuda.")] = None,
+    track: Track = None,
     data_root: Root = None,
     progress: Progress = None,
 ) -> None:
@@ -142,7 +148,13 @@ def run_command(
         values(guard_set),
     )
     report = plan.run(
-        out, root=data_root, name=name, overwrite=overwrite, progress=progress, checkpoint_every=checkpoint_every
+        out,
+        root=data_root,
+        name=name,
+        overwrite=overwrite,
+        progress=progress,
+        checkpoint_every=checkpoint_every,
+        trackers=_trackers(track),
     )
     _show(report)
 
@@ -204,6 +216,7 @@ def diagnose_command(
 @app.command("resume", help="Continue an interrupted run from its last checkpoint: driftline resume runs/er")
 def resume_command(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    track: Track = None,
     data_root: Root = None,
     progress: Progress = None,
 ) -> None:
@@ -221,6 +234,7 @@ def resume_command(
         resume=True,
         progress=progress,
         checkpoint_every=protocol["checkpoint_every"],
+        trackers=_trackers(track),
     )
     _show(report)
 
@@ -323,6 +337,12 @@ def _settings(source: str) -> str:
 
     _, *names = inspect.signature(SOURCES[source]).parameters
     return f"--set {', '.join(names)}."
+
+
+def _trackers(addresses: list[str] | None) -> list[Tracker]:
+    from driftline.stream.trackers import tracker
+
+    return [tracker(address) for address in addresses or []]
 
 
 def _seeds(text: str, option: str = "--seeds", what: str = "seed") -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from driftline.stream.record import RunDirectory
 from driftline.stream.run import Report, run
 from driftline.stream.scenario import OwnDataScenario
 from driftline.stream.stream import Stream
+from driftline.stream.trackers import Tracker
 from driftline.weights import load_weights
 
 Values = Mapping[str, object]
@@ -340,6 +341,7 @@ class Plan:
         overwrite: bool = False,
         progress: bool | None = None,
         checkpoint_every: int | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> Report:
         """Build everything and run it; parameters and errors as for :func:`driftline.run`."""
         dataset = self.dataset(root)
@@ -374,6 +376,7 @@ class Plan:
             resume=resume,
             overwrite=overwrite,
             progress=progress,
+            trackers=trackers,
             about={"plan": self._saved()},
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class LowRankLinear(nn.Linear):
 
 
 class LowRankConv2d(nn.Conv2d):
-    """A convolution with ``up @ down`` beside its weight: ``up`` (out, rank, 1, 1), ``down`` (rank, in, height, width)."""
+    """A convolution with ``up @ down`` beside its weight: (out, rank, 1, 1), (rank, in, height, width)."""
 
     down: nn.Parameter
     up: nn.Parameter
@@ -62,7 +62,8 @@ class LowRankConv2d(nn.Conv2d):
         """Return (B, out, H', W')."""
         # One convolution with the sum: two of few channels take twice the time, and the sum next to none.
         beside = self.up.flatten(1) @ self.down.flatten(1)
-        return self._conv_forward(input, self.weight + beside.view_as(self.weight), self.bias)
+        weight = self.weight + beside.view_as(self.weight)
+        return cast(Tensor, self._conv_forward(input, weight, self.bias))
 
 
 def low_rank(model: nn.Module, rank: int = 4, layers: str | Sequence[str] | None = None, seed: int = 0) -> nn.Module:
@@ -97,8 +98,8 @@ def low_rank(model: nn.Module, rank: int = 4, layers: str | Sequence[str] | None
     Notes
     -----
     Source: Hu et al., *LoRA: low-rank adaptation of large language models*, ICLR 2022, with its scale alpha / rank
-    fixed to 1. A convolution's sum is formed anew in each forward pass, for next to nothing, since it goes on changing; a
-    linear layer's products are kept apart, which costs less for few samples.
+    fixed to 1. A convolution's sum is formed anew in each forward pass, for next to nothing, since it goes on changing;
+    a linear layer's products are kept apart, which costs less for few samples.
 
     Examples
     --------

@@ -1,9 +1,12 @@
 import pytest
+from typer.testing import CliRunner
 
 import driftline
+from driftline.cli import app
+from driftline.errors import ConfigError
 from driftline.learners import StreamingLDA
 from driftline.metrics import OnlineAccuracy
-from driftline.stream.trackers import MLflowTracker, TensorBoardTracker, WandbTracker
+from driftline.stream.trackers import MLflowTracker, TensorBoardTracker, WandbTracker, tracker
 
 
 def play(tracker, **options):
@@ -85,3 +88,27 @@ def test_wandb_writes_an_offline_run(tmp_path):
     play(WandbTracker(mode="offline", dir=str(tmp_path)))
     files = list(tmp_path.rglob("*.wandb"))
     assert files and b"online_accuracy" in files[0].read_bytes()
+
+
+def test_the_command_line_names_them_and_a_resumed_run_goes_on_in_the_same_place(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard (the extra of that name) is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def command(*arguments):
+        words = map(str, (*arguments, "--track", f"tensorboard:{tmp_path}/logs", "--no-progress"))
+        done = CliRunner().invoke(app, [*words])
+        assert done.exit_code == 0, done.exception
+
+    (tmp_path / "rows.csv").write_text("a,b,y\n" + "".join(f"{i % 2},{i % 3},{i % 2}\n" for i in range(200)))
+    source = (f"csv:{tmp_path}/rows.csv", "--set", "label=y", "--set", "classes=2", "--learner", "slda")
+    command("run", *source, "--out", tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    series = (tmp_path / "run" / "series.csv").read_text().splitlines()[1:]
+    assert len(events.Scalars("online_accuracy")) == sum(",online_accuracy," in line for line in series) > 0
+    command("resume", tmp_path / "run")
+    assert len(list((tmp_path / "logs").iterdir())) == 2
+
+
+def test_an_unknown_tracker_is_named():
+    with pytest.raises(ConfigError, match="unknown tracker 'comet'"):
+        tracker("comet:here")

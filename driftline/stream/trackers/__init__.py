@@ -2,7 +2,8 @@
 
 from driftline.stream.trackers.base import Tracker
 from driftline.stream.trackers.mlflow import MLflowTracker
+from driftline.stream.trackers.named import tracker
 from driftline.stream.trackers.tensorboard import TensorBoardTracker
 from driftline.stream.trackers.wandb import WandbTracker
 
-__all__ = ["MLflowTracker", "TensorBoardTracker", "Tracker", "WandbTracker"]
+__all__ = ["MLflowTracker", "TensorBoardTracker", "Tracker", "WandbTracker", "tracker"]
