@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from driftline.edge_cli import adapt_command, export_command, rollback_command, status_command, values
+from driftline.edge_cli import adapt_command, export_command, merge_command, rollback_command, status_command, values
 from driftline.errors import ConfigError, DriftlineError, SourceError, unknown
 
 if TYPE_CHECKING:
@@ -327,6 +327,7 @@ app.command("adapt", help="Run a model on a device: driftline adapt --source - -
 app.command("export", help="Write the model a loop serves as .pt2 or .onnx: driftline export model.pt2 --state DIR")(
     export_command
 )
+app.command("merge", help="Average what devices made of one model: driftline merge next.pt DIR DIR")(merge_command)
 app.command("status", help="Show how such a loop is, running or not: driftline status DIR")(status_command)
 app.command("rollback", help="Reject the newest state of a stopped loop: driftline rollback DIR")(rollback_command)
 

@@ -1,4 +1,4 @@
-"""The command line's part for edge devices: adapt, export, status, rollback."""
+"""The command line's part for edge devices: adapt, export, merge, status, rollback."""
 
 from __future__ import annotations
 
@@ -50,29 +50,37 @@ def adapt_command(
     guard: Annotated[
         bool | None, typer.Option(help="Roll back an adapter that collapses.  [default: if it fits]")
     ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch.  [default: its own choice]")] = None,
     quantize: Annotated[
         str | None, typer.Option(help="int8: predict in eight bits, adapt in float.  [default: float]")
     ] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Give a dataset's labels back as feedback.")] = False,
     port: Annotated[int | None, typer.Option(help="Answer Prometheus there (needs the 'edge' extra).")] = None,
+    address: Annotated[str, typer.Option(help="Where --port listens; 0.0.0.0: on all networks.")] = "127.0.0.1",
     adapter_set: Annotated[list[str] | None, typer.Option(help="Adapter parameter, key=value.")] = None,
     source_set: Annotated[list[str] | None, typer.Option(help="Parameter of a live source, key=value.")] = None,
+    shape: Annotated[str, typer.Option(help="Of a sample, such as 3,32,32: to plan memory and time with.")] = "",
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data files.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not print the answers.")] = False,
 ) -> None:
     """Answer a stream and adapt to it; answers go to standard output, what it is doing to standard error."""
+    import torch
+
     from driftline import build
     from driftline.stream.edge import AdaptationLoop, StateStore
     from driftline.stream.edge.metrics_endpoint import serve_metrics
     from driftline.stream.edge.placed import Placed
     from driftline.stream.edge.presets import preset as chosen
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     network = _model(model, data_root)
     way = chosen(preset)
     player = build.adapter(adapter, network, **values(adapter_set)) if adapter else way.make(network)
     samples, example = _source(source, data_root, labels, values(source_set))
+    example = torch.zeros(_shape(shape)) if example is None and shape else example
     if memory and example is None:
-        raise ConfigError("--memory plans with a sample: give a dataset as --source, or the shape= of a live one")
+        raise ConfigError("--memory plans with a sample: give its --shape, or a dataset as --source")
     usual = (16, 1) if adapter else (way.batch_size, way.window)
     loop = AdaptationLoop(
         player,
@@ -95,7 +103,7 @@ def adapt_command(
     if loop.plan is not None:
         print(loop.plan, file=sys.stderr)
     if port is not None:
-        print(f"metrics at http://127.0.0.1:{serve_metrics(loop, port)}/metrics", file=sys.stderr)
+        print(f"metrics at http://{address}:{serve_metrics(loop, port, address)}/metrics", file=sys.stderr)
     health = loop.run()
     said: dict[str, object] = {name: count for name, count in health.counts.items() if count}
     if isinstance(samples, Placed):
@@ -162,6 +170,24 @@ def rollback_command(
     from driftline.stream.edge import roll_back
 
     typer.echo(roll_back(state, shipped))
+
+
+def merge_command(
+    out: Annotated[Path, typer.Argument(help="File to write: a state_dict, for torch.load.")],
+    states: Annotated[list[Path], typer.Argument(help="Folders of the devices' states, or copies of them.")],
+) -> None:
+    """Average what several devices have made of the same shipped model."""
+    import io
+
+    import torch
+
+    from driftline.stream.checkpoint import write_atomic
+    from driftline.stream.edge import merge
+
+    content = io.BytesIO()
+    torch.save(merge(states), content)
+    write_atomic(out, content.getvalue())
+    typer.echo(f"{out}: the average of {len(states)} devices, {len(content.getvalue())} bytes")
 
 
 def print_answer(prediction: Prediction) -> None:
@@ -232,13 +258,14 @@ def _samples(source: str, shape: str, root: Path | None) -> Tensor | None:
         samples, _ = _source(source, root, labels=False, settings={})
         items = itertools.islice(samples() if callable(samples) else samples, 8)
         return torch.stack([as_input(torch.as_tensor(as_sample(item).x)) for item in items])
-    if not shape:
-        return None
-    try:
-        size = [int(n) for n in shape.split(",")]
-    except ValueError:
-        raise ConfigError(f"--shape {shape!r}: give whole numbers with commas, such as 3,32,32") from None
-    return torch.rand(8, *size, generator=torch.Generator().manual_seed(0))
+    return torch.rand(8, *_shape(shape), generator=torch.Generator().manual_seed(0)) if shape else None
+
+
+def _shape(text: str) -> list[int]:
+    sides = text.split(",")
+    if not all(side.strip().isdecimal() and int(side) for side in sides):
+        raise ConfigError(f"--shape {text!r}: give whole numbers with commas, such as 3,32,32")
+    return [int(side) for side in sides]
 
 
 def _source(name: str, root: Path | None, labels: bool, settings: dict[str, object]) -> tuple[Source, Tensor | None]:

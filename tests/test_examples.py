@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,12 @@ def test_the_example_runs(name, tmp_path):
     done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert PRINTS[name] in done.stdout
+
+
+def test_the_examples_for_a_device_run(tmp_path):
+    shutil.copytree(EXAMPLES / "edge", tmp_path / "edge")
+    done = subprocess.run([sys.executable, tmp_path / "edge" / "fleet.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {line[:12].strip(): [float(v) for v in line[12:].split()] for line in done.stdout.splitlines()[1:]}
+    for merged in ("statistics", "last layer"):
+        assert all(after > before for after, before in zip(rows[merged], rows["shipped"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Self, cast
 
@@ -139,6 +139,30 @@ def low_rank(model: nn.Module, rank: int = 4, layers: str | Sequence[str] | None
         parent, _, last = name.rpartition(".")
         setattr(named[parent], last, made)
     return model
+
+
+def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a ``state_dict`` in which the products are added to the weights that they are beside of.
+
+    Examples
+    --------
+    >>> model = low_rank(nn.Linear(8, 4), rank=2)
+    >>> _ = nn.init.ones_(model.up)
+    >>> x = torch.ones(1, 8)
+    >>> plain = nn.Linear(8, 4)
+    >>> plain.load_state_dict(folded(model.state_dict()))
+    <All keys matched successfully>
+    >>> torch.allclose(plain(x), model(x), atol=1e-6)
+    True
+    """
+    found = dict(weights)
+    for name in weights:
+        layer, _, last = name.rpartition(".")
+        prefix = f"{layer}." if layer else ""
+        if last == "down" and f"{prefix}up" in weights and f"{prefix}weight" in weights:
+            down, up, weight = found.pop(name), found.pop(f"{prefix}up"), found[f"{prefix}weight"]
+            found[f"{prefix}weight"] = weight + (up.flatten(1) @ down.flatten(1)).view_as(weight)
+    return found
 
 
 def _conv(module: nn.Module, rank: int, rng: torch.Generator) -> LowRankConv2d:

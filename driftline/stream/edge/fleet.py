@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from driftline.adapters.low_rank import folded
 from driftline.errors import CheckpointError, ConfigError
 from driftline.stream.edge.state import innermost, read_state
 
@@ -17,7 +18,8 @@ def merge(folders: Sequence[str | Path]) -> dict[str, Tensor]:
     """Average the models in the newest states of several devices, weighted by the samples each has adapted to.
 
     Statistics of batch normalisation are those of all devices' samples together: their variance contains how far the
-    devices' means are apart. What is no floating-point number is taken from the first device.
+    devices' means are apart. Low-rank pairs are added to their weights first. What is no floating-point number is taken
+    from the first device.
 
     Parameters
     ----------
@@ -34,7 +36,9 @@ def merge(folders: Sequence[str | Path]) -> dict[str, Tensor]:
     ConfigError
         Without folders.
     CheckpointError
-        For a folder without a readable state, a state without a model, or devices that were shipped different models.
+        For a folder without a readable state, a state without a model, or devices that were shipped different models;
+        when all have adapted and their weights are the same: what was adapted is then none of them, such as T3A's
+        prototypes.
 
     Notes
     -----
@@ -49,6 +53,11 @@ def merge(folders: Sequence[str | Path]) -> dict[str, Tensor]:
         raise CheckpointError("these devices were shipped different models; merge those of the same one")
     models = [_model(state, folder) for state, folder in zip(states, folders)]
     samples = [cast("Mapping[str, int]", state["health"])["adapted_samples"] for state in states]
+    if len(models) > 1 and all(samples) and all(_same(models[0], model) for model in models[1:]):
+        raise CheckpointError(
+            f"{folders[0]} and the others have adapted, but their weights are all the same: what they adapt is not in "
+            "the weights (prototypes, memories), and cannot be merged"
+        )
     weights = torch.tensor(samples if any(samples) else [1] * len(samples), dtype=torch.float64)
     weights /= weights.sum()
     merged: dict[str, Tensor] = {}
@@ -66,9 +75,13 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
     return cast(Tensor, torch.tensordot(weights, values.double(), 1)).to(values.dtype)
 
 
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def _model(state: Mapping[str, object], folder: str | Path) -> Mapping[str, Tensor]:
     """Return the weights inside of a player's state, whatever is around the adapter."""
     player = innermost(state["player"])
     if not isinstance(player, Mapping) or not isinstance(player.get("model"), Mapping):
         raise CheckpointError(f"{folder}: its state holds no adapted model")
-    return cast("Mapping[str, Tensor]", player["model"])
+    return folded(cast("Mapping[str, Tensor]", player["model"]))

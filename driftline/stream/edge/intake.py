@@ -101,12 +101,16 @@ class Intake:
         with self._changed:
             return self._over and not self._waiting
 
-    def close(self) -> None:
-        """Read no more; what waits is not given out."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Read no more; what waits is not given out. The source is given so long to be done with its item.
+
+        A thread that still computes when Python ends takes the process down with it.
+        """
         with self._changed:
             self._closed = self._over = True
             self._waiting.clear()
             self._changed.notify_all()
+        self._thread.join(seconds)
 
     def _read(self) -> None:
         pause = self.reconnect[0]

@@ -45,8 +45,9 @@ from driftline.weights import weights_hash
 TICK = 0.1
 """Seconds between looks at the clock and at signals while no sample comes."""
 CLOSING = 10.0
-"""Seconds that a receiver and a checkpoint being written are waited for at the end."""
-
+"""Seconds that a receiver, a checkpoint being written and an adaptation are waited for at the end."""
+LEAVING = 2.0
+"""Seconds that the source is waited for at the end: it may be one that never says anything again."""
 
 VERSION = 1
 """Of the state's layout."""
@@ -310,12 +311,12 @@ class AdaptationLoop:
             return
         self.closed = True
         self._after()
-        self._intake.close()
+        self._intake.close(LEAVING)
         if self._sink is not None:
             self._sink.close(CLOSING)
         saved = self._saving.finish(self._state, CLOSING)
         self._watch.look()
-        self.serving.close()
+        self.serving.close(CLOSING)
         self.journal.log.write("stopped", why=why, position=self.position, state=saved, **self.health.report())
         self.journal.log.close()
         self.store.close()

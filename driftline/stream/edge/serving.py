@@ -187,10 +187,10 @@ class Serving:
         self._changed()
         self.good = self.snapshot()
 
-    def close(self) -> None:
-        """Let the other thread end."""
+    def close(self, seconds: float) -> None:
+        """Let the other thread end, and wait for so long for it."""
         if self._worker is not None:
-            self._worker.close()
+            self._worker.close(seconds)
 
 
 def learn(player: Player, x: Tensor, y: Tensor | None) -> None:

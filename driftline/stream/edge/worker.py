@@ -73,9 +73,11 @@ class Worker:
             self._thread.start()
         return job
 
-    def close(self) -> None:
-        """Let the thread end after the jobs that wait."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Let the thread end after the jobs that wait, and wait for so long for it."""
         self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         if self.niceness:

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,20 @@ def test_a_source_that_must_wait_loses_nothing():
     intake = Intake(range(100), size=2)
     assert [intake.get(60).item for _ in range(100)] == list(range(100))
     assert intake.dropped == 0
+
+
+def test_closing_waits_for_the_item_that_the_source_is_at():
+    done = []
+
+    def source():
+        while True:
+            time.sleep(0.2)
+            done.append(1)
+            yield 0
+
+    intake = Intake(source)
+    intake.close(10)
+    assert not intake._thread.is_alive() and len(done) == 1
 
 
 def test_a_source_that_fails_is_opened_again_where_it_was():
