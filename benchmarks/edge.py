@@ -3,6 +3,7 @@
     DRIFTLINE_DATA=folder python benchmarks/edge.py                      # 100 000 images for each preset, then 30 kills
     DRIFTLINE_DATA=... python benchmarks/edge.py presets --samples 2000 --presets fixed,statistics
     DRIFTLINE_DATA=... python benchmarks/edge.py presets --cpu-quota 1 --memory-limit 300
+    DRIFTLINE_DATA=... python benchmarks/edge.py presets --cpu-quota 0.26 --cpu-period 5    # like a Raspberry Pi 5's core
     DRIFTLINE_DATA=... python benchmarks/edge.py kills --kills 30
     DRIFTLINE_DATA=... python benchmarks/edge.py int8
 
@@ -39,7 +40,7 @@ from driftline.stream.edge.presets import preset
 from driftline.weights import load_weights
 
 ORDER = ("gaussian_noise", "brightness", "contrast", "defocus_blur", "impulse_noise", "pixelate")
-PRESETS = "fixed,statistics,last-layer,affine,affine-background"
+PRESETS = "fixed,statistics,last-layer,affine,affine-background,low-rank"
 SHAPE = (3, 32, 32)
 CHUNK = 20
 BYTES = 3 * 32 * 32
@@ -100,7 +101,8 @@ def control_groups(chosen: argparse.Namespace) -> Iterator[list[Path]]:
     """Make control groups (version 1) with the limits that are asked for; the files that a process joins them by."""
     limits: list[tuple[str, str, int]] = []
     if chosen.cpu_quota:
-        limits += [("cpu", "cpu.cfs_period_us", 100_000), ("cpu", "cpu.cfs_quota_us", int(100_000 * chosen.cpu_quota))]
+        period = int(1000 * chosen.cpu_period)
+        limits += [("cpu", "cpu.cfs_period_us", period), ("cpu", "cpu.cfs_quota_us", int(period * chosen.cpu_quota))]
     if chosen.memory_limit:
         limits += [("memory", "memory.limit_in_bytes", chosen.memory_limit * 2**20)]
     groups = {kind: Path(f"/sys/fs/cgroup/{kind}/driftline-edge-{os.getpid()}") for kind, _, _ in limits}
@@ -288,6 +290,13 @@ def main() -> None:
     parser.add_argument("--presets", default=PRESETS)
     parser.add_argument("--latency", type=float, default=0.5, help="seconds")
     parser.add_argument("--cpu-quota", type=float, help="share of a core (control group)")
+    parser.add_argument(
+        "--cpu-period",
+        type=float,
+        default=100.0,
+        help="milliseconds; if short, a quota is like a slower core",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--memory-limit", type=int, help="MiB of memory in all (control group)")
     parser.add_argument("--data-limit", type=int, help="MiB of data (ulimit -d)")
     parser.add_argument("--kills", type=int, default=30)
@@ -295,7 +304,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/edge"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(chosen.threads)
     if chosen.one:
         print(json.dumps(one(chosen.one, chosen)))
         return
