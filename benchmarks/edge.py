@@ -3,7 +3,7 @@
     DRIFTLINE_DATA=folder python benchmarks/edge.py                      # 100 000 images for each preset, then 30 kills
     DRIFTLINE_DATA=... python benchmarks/edge.py presets --samples 2000 --presets fixed,statistics
     DRIFTLINE_DATA=... python benchmarks/edge.py presets --cpu-quota 1 --memory-limit 300
-    DRIFTLINE_DATA=... python benchmarks/edge.py presets --cpu-quota 0.26 --cpu-period 5    # like a Raspberry Pi 5's core
+    DRIFTLINE_DATA=... python benchmarks/edge.py presets --cpu-quota 0.26 --cpu-period 5  # as a Raspberry Pi 5's core
     DRIFTLINE_DATA=... python benchmarks/edge.py kills --kills 30
     DRIFTLINE_DATA=... python benchmarks/edge.py int8
 
