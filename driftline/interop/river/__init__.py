@@ -2,9 +2,11 @@
 
 from driftline.interop.river.classifier import RiverClassifier
 from driftline.interop.river.data import stream
-from driftline.interop.river.drift import DriftResponse, ReplayMore, SwitchingAdapter
+from driftline.interop.river.drift import DriftResponse
 from driftline.interop.river.learner import RiverLearner
 from driftline.interop.river.metric import RiverMetric
+from driftline.interop.river.replay_more import ReplayMore
+from driftline.interop.river.switching import SwitchingAdapter
 
 __all__ = [
     "DriftResponse",
