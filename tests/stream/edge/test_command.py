@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from driftline.cli import app
-from driftline.edge_cli import size, values
+from driftline.commands.reading import size, values
 from driftline.errors import CheckpointError, ConfigError
 from driftline.stream.edge.feeds import feed
 from driftline.stream.edge.metrics_endpoint import serve_metrics

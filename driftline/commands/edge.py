@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from driftline.commands.reading import shape_of, size, values
 from driftline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from driftline.stream.live import Source
 
 State = Annotated[Path, typer.Argument(help="Folder of the loop's state.")]
-UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "": 1.0}
 
 
 def adapt_command(
@@ -78,7 +78,7 @@ def adapt_command(
     way = chosen(preset)
     player = build.adapter(adapter, network, **values(adapter_set)) if adapter else way.make(network)
     samples, example = _source(source, data_root, labels, values(source_set))
-    example = torch.zeros(_shape(shape)) if example is None and shape else example
+    example = torch.zeros(shape_of(shape)) if example is None and shape else example
     if memory and example is None:
         raise ConfigError("--memory plans with a sample: give its --shape, or a dataset as --source")
     usual = (16, 1) if adapter else (way.batch_size, way.window)
@@ -198,53 +198,6 @@ def print_answer(prediction: Prediction) -> None:
     print(json.dumps({**said, "ms": round(1000 * prediction.latency, 3)}), flush=True)
 
 
-def values(settings: list[str] | None) -> dict[str, object]:
-    """Read ``key=value`` settings; a value that is JSON is taken as such, anything else as text.
-
-    Raises
-    ------
-    ConfigError
-        For a setting without a key or value.
-
-    Examples
-    --------
-    >>> values(["lr=0.1", "optimizer=sgd"])
-    {'lr': 0.1, 'optimizer': 'sgd'}
-    """
-    found: dict[str, object] = {}
-    for setting in settings or []:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{setting!r}: expected key=value, such as tasks=5")
-        try:
-            found[key.strip().replace("-", "_")] = json.loads(text)
-        except ValueError:
-            found[key.strip().replace("-", "_")] = text
-    return found
-
-
-def size(text: str) -> int | None:
-    """Read a size such as ``600MB``; None when there is none.
-
-    Raises
-    ------
-    ConfigError
-        When it is no size.
-
-    Examples
-    --------
-    >>> size("1.5MB"), size("2000"), size("")
-    (1500000, 2000, None)
-    """
-    if not text:
-        return None
-    number = text.strip().lower().rstrip("kmgb")
-    try:
-        return int(float(number) * UNITS[text.strip().lower()[len(number) :]])
-    except (ValueError, KeyError):
-        raise ConfigError(f"{text!r} is no size; give such as 600MB") from None
-
-
 def _samples(source: str, shape: str, root: Path | None) -> Tensor | None:
     """Return a few samples (N, *input) of a source, or random ones of a shape; None for neither."""
     import itertools
@@ -258,14 +211,7 @@ def _samples(source: str, shape: str, root: Path | None) -> Tensor | None:
         samples, _ = _source(source, root, labels=False, settings={})
         items = itertools.islice(samples() if callable(samples) else samples, 8)
         return torch.stack([as_input(torch.as_tensor(as_sample(item).x)) for item in items])
-    return torch.rand(8, *_shape(shape), generator=torch.Generator().manual_seed(0)) if shape else None
-
-
-def _shape(text: str) -> list[int]:
-    sides = text.split(",")
-    if not all(side.strip().isdecimal() and int(side) for side in sides):
-        raise ConfigError(f"--shape {text!r}: give whole numbers with commas, such as 3,32,32")
-    return [int(side) for side in sides]
+    return torch.rand(8, *shape_of(shape), generator=torch.Generator().manual_seed(0)) if shape else None
 
 
 def _source(name: str, root: Path | None, labels: bool, settings: dict[str, object]) -> tuple[Source, Tensor | None]:
