@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from driftline.adapters import CollapseGuard
+from driftline.adapters import T3A, CollapseGuard
+from driftline.cli import app
 from driftline.errors import CheckpointError, ConfigError
 from driftline.stream.edge.fleet import merge
 from tests.stream.edge.parts import adapter, fixed, make, network, samples
@@ -40,3 +42,21 @@ def test_devices_of_other_models_and_folders_without_a_state_are_named(tmp_path)
         merge([tmp_path / "c"])
     with pytest.raises(ConfigError, match="needs the state folders"):
         merge([])
+
+
+def test_the_command_writes_what_is_merged(tmp_path):
+    adapted(tmp_path / "a", 80, 0.0)
+    adapted(tmp_path / "b", 80, 3.0)
+    done = CliRunner().invoke(app, ["merge", *map(str, (tmp_path / "next.pt", tmp_path / "a", tmp_path / "b"))])
+    assert done.exit_code == 0, done.exception
+    written = torch.load(tmp_path / "next.pt", weights_only=True)
+    expected = merge([tmp_path / "a", tmp_path / "b"])
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in written.items())
+
+
+def test_devices_whose_weights_are_all_the_same_have_nothing_to_merge(tmp_path):
+    for name in ("a", "b"):
+        adapted(tmp_path / name, 16, 0.0, player=T3A(network()))
+    with pytest.raises(CheckpointError, match="not in the weights"):
+        merge([tmp_path / "a", tmp_path / "b"])
