@@ -142,15 +142,17 @@ def one(name: str, chosen: argparse.Namespace) -> dict[str, object]:
                 memory.append(memory_now())
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     counts = loop.health.counts
-    latency = loop.health.latency
+    # Fewer when it was asked to stop.
+    answered, latency = counts["predictions"], loop.health.latency
     return {
         "preset": name,
-        "accuracy": 100 * right / chosen.samples,
+        "samples": answered,
+        "accuracy": 100 * right / answered,
         "p50": 1000 * latency.quantile(0.5),
         "p99": 1000 * latency.quantile(0.99),
-        "late": 100 * counts["late"] / chosen.samples,
-        "adapted": 100 * counts["adapted_samples"] / chosen.samples,
-        "cpu": 1000 * cpu / chosen.samples,
+        "late": 100 * counts["late"] / answered,
+        "adapted": 100 * counts["adapted_samples"] / answered,
+        "cpu": 1000 * cpu / answered,
         "rss": [memory[1][0] / 1e6, max(rss for rss, _ in memory[2:]) / 1e6],
         "own": [memory[1][1] / 1e6, max(own for _, own in memory[2:]) / 1e6],
         "rollbacks": counts["rollbacks"],

@@ -6,6 +6,7 @@ from driftline.adapters.batch_norm import BatchNormAdapter
 from driftline.adapters.collapse_guard import CollapseGuard
 from driftline.adapters.cotta import CoTTA
 from driftline.adapters.deyo import DeYO
+from driftline.adapters.disagreement_guard import DisagreementGuard
 from driftline.adapters.drm import DRM
 from driftline.adapters.dynamic_evaluation import DynamicEvaluation
 from driftline.adapters.eata import EATA, ETA
@@ -44,6 +45,7 @@ __all__ = [
     "CoTTA",
     "CollapseGuard",
     "DeYO",
+    "DisagreementGuard",
     "DynamicEvaluation",
     "ModelAdapter",
     "PeTTA",

@@ -57,6 +57,11 @@ class Adapter(ABC):
         """Return the model that metrics may look at, or None when there is none."""
         return None
 
+    def adapted_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that training may change, those of teachers, too; by default all of the network's."""
+        network = self.network()
+        return [] if network is None else [*network.parameters()]
+
     def as_module(self) -> nn.Module | None:
         """Return a module whose forward pass is :meth:`predict` as it is now, to be exported.
 

@@ -119,6 +119,10 @@ class DynamicEvaluation(ModelAdapter):
         pull = [(self.decay * root / mean.clamp(min=1e-30)).clamp(max=1.0) for root in roots]
         return [root + self.eps for root in roots], pull
 
+    def adapted_parameters(self) -> list[nn.Parameter]:
+        """Return the chosen ones."""
+        return self.chosen
+
     def update(self, x: Tensor) -> Tensor:
         """Predict the segment; then step down its loss and back towards the source."""
         scores = self._all_scores(x)

@@ -148,6 +148,13 @@ class ModelAdapter(Adapter):
         """Return the model that is adapted."""
         return self.model
 
+    def adapted_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of all modules among ``held`` when an optimizer is, and none otherwise."""
+        if "optimizer" not in self.held:
+            return []
+        modules = [value for name in self.held if isinstance(value := getattr(self, name), nn.Module)]
+        return list(dict.fromkeys(parameter for module in modules for parameter in module.parameters()))
+
     def as_module(self) -> nn.Module | None:
         """Return the model that is adapted, unless the method predicts in a way of its own."""
         return self.model if type(self).predict is ModelAdapter.predict else None

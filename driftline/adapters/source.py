@@ -71,6 +71,10 @@ class Source(Adapter):
         """Return the model."""
         return self.model
 
+    def adapted_parameters(self) -> list[nn.Parameter]:
+        """Return none: nothing is adapted."""
+        return []
+
     def as_module(self) -> nn.Module:
         """Return the model."""
         return self.model

@@ -130,6 +130,10 @@ class Wrapper(Adapter):
         """Return the inner adapter's model."""
         return self.inner.network()
 
+    def adapted_parameters(self) -> list[nn.Parameter]:
+        """Return those of the inner adapter."""
+        return self.inner.adapted_parameters()
+
     def as_module(self) -> nn.Module | None:
         """Return the inner adapter's, unless the wrapper predicts in a way of its own."""
         return self.inner.as_module() if type(self).predict is Wrapper.predict else None

@@ -48,7 +48,7 @@ def adapt_command(
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between states written.")] = 300.0,
     bytes_per_day: Annotated[str, typer.Option(help="What may be written to disk in a day, such as 100MB.")] = "",
     guard: Annotated[
-        bool | None, typer.Option(help="Roll back an adapter that collapses.  [default: if it fits]")
+        bool | None, typer.Option(help="Roll back an adapter that goes astray.  [default: if it fits]")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch.  [default: its own choice]")] = None,
     quantize: Annotated[

@@ -9,23 +9,10 @@ from driftline.adapters import Adapter, BatchNormAdapter, CollapseGuard, RealTim
 from driftline.errors import ConfigError, InputError
 from driftline.stream.dataset import as_input
 from tests.adapters.recorded import Recorded
-from tests.adapters.trained import shifted, source_model
+from tests.adapters.trained import correlated, shifted, source_model
 from tests.golden import data_root
 
 X = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def correlated():
-    """Shifted images in runs: each batch of 50 is mostly of three classes."""
-    x, y = shifted()
-    random = torch.Generator().manual_seed(0)
-    batches = []
-    for number in range(60):
-        classes = torch.tensor([number % 10, (number + 1) % 10, (number + 2) % 10])
-        rows = torch.isin(y, classes).nonzero().flatten()
-        batches.append(rows[torch.randint(len(rows), (50,), generator=random)])
-    order = torch.cat(batches)
-    return x[order], y[order]
 
 
 def late_error(adapter, x, y):

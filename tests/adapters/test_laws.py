@@ -26,6 +26,7 @@ from driftline.adapters import (
     CollapseGuard,
     CoTTA,
     DeYO,
+    DisagreementGuard,
     DynamicEvaluation,
     PeTTA,
     RDumb,
@@ -156,6 +157,11 @@ ADAPTERS = {
     "CollapseGuard: Tent": (lambda model: CollapseGuard(Tent(model, lr=0.01), every=2), BY_BATCH),
     "CollapseGuard: rolled back": (
         lambda model: CollapseGuard(Tent(model, lr=1.0), every=2, pause=0, accuracy=0.9),
+        {**CONV, **BY_BATCH},
+    ),
+    "DisagreementGuard": (lambda model: DisagreementGuard(Tent(model, lr=0.01), every=2), BY_BATCH),
+    "DisagreementGuard: returned": (
+        lambda model: DisagreementGuard(CollapseGuard(Tent(model, lr=1.0)), level=0.02, window=50, every=1),
         {**CONV, **BY_BATCH},
     ),
     "DRM": (lambda model: DRM(model[:-1], heads(8, 3)), {}),

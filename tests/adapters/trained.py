@@ -58,6 +58,19 @@ def shifted() -> tuple[Tensor, Tensor]:
     return (0.5 * x**0.3 + 0.3).repeat(3, 1, 1, 1), y.repeat(3)
 
 
+def correlated() -> tuple[Tensor, Tensor]:
+    """Shifted images in runs: each batch of 50 is mostly of three classes."""
+    x, y = shifted()
+    random = torch.Generator().manual_seed(0)
+    batches = []
+    for number in range(60):
+        classes = torch.tensor([number % 10, (number + 1) % 10, (number + 2) % 10])
+        rows = torch.isin(y, classes).nonzero().flatten()
+        batches.append(rows[torch.randint(len(rows), (50,), generator=random)])
+    order = torch.cat(batches)
+    return x[order], y[order]
+
+
 def error(adapter: Adapter, batch: int = 50) -> float:
     """Return the error, from 0 to 1, of what an adapter returns over the last third of the shifted images."""
     x, y = shifted()

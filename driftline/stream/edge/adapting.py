@@ -13,7 +13,7 @@ from torch import Tensor
 from driftline.errors import InputError
 from driftline.stream.edge.journal import Journal
 from driftline.stream.edge.pace import SHARES, Pace
-from driftline.stream.edge.serving import GUARDED, Serving, describe, guard_of, is_allocation
+from driftline.stream.edge.serving import GUARDED, Serving, describe, guards_of, is_allocation
 
 LONGEST_PAUSE = 3600.0
 """Seconds without adapting, after one failure upon another, at most."""
@@ -56,7 +56,7 @@ class Adapting:
         self._shrunk_at, self._shrunk_for = 0.0, 0.0
         self._begun, self._samples = 0.0, 0
         self._rest_began, self._rest, self._failures = 0.0, 0.0, 0
-        self._rollbacks = self._guard_rollbacks()
+        self._rollbacks = self._guards_rollbacks()
 
     def collect(self, x: Tensor, y: Tensor | None = None) -> None:
         """Put a sample (1, *input) beside those that wait to be adapted to."""
@@ -127,11 +127,12 @@ class Adapting:
         self._failures, self._rest = 0, 0.0
         if self.batch_size < self._full and not 0 <= self.clock() - self._shrunk_at < self._shrunk_for:
             self.batch_size, self._shrunk_at = min(2 * self.batch_size, self._full), self.clock()
-        guard, rollbacks = guard_of(self.serving.player), self._guard_rollbacks()
-        if guard is not None and rollbacks > self._rollbacks:
-            last = guard.events[-1]
-            self.went_back(f"guard: {last['signal']}", f"its state after {last['to']} batches", str(last))
-        self._rollbacks = rollbacks
+        before, self._rollbacks = self._rollbacks, self._guards_rollbacks()
+        for guard, then, now in zip(guards_of(self.serving.player), before, self._rollbacks, strict=True):
+            if now > then:
+                last = guard.events[-1]
+                to = f"its state after {last['to']} batches" if last["to"] else "the shipped model"
+                self.went_back(f"guard: {last['signal']}", to, str(last))
 
     def _failed(self, error: BaseException) -> None:
         health = self.journal.health
@@ -165,9 +166,8 @@ class Adapting:
             self._fresh.popleft()
         self.journal.health.count("skipped_samples", samples)
 
-    def _guard_rollbacks(self) -> int:
-        guard = guard_of(self.serving.player)
-        return 0 if guard is None else guard.rollbacks
+    def _guards_rollbacks(self) -> list[int]:
+        return [guard.rollbacks for guard in guards_of(self.serving.player)]
 
     def state_dict(self) -> dict[str, object]:
         """Return what was collected."""

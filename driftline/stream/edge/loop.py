@@ -92,8 +92,9 @@ class AdaptationLoop:
     example : Tensor, shape (*input), optional
         A sample such as will come. With it, memory and time are planned before the start (``plan``).
     guard : bool, optional
-        Put a :class:`~driftline.adapters.CollapseGuard` that watches entropy and marginal around the adapter, unless it
-        has one. Default: when it adapts to 8 samples at a time or more.
+        Put guards around the adapter, unless it has one: a :class:`~driftline.adapters.CollapseGuard` that watches
+        entropy and marginal, and, where it trains, a :class:`~driftline.adapters.DisagreementGuard`. Default: the
+        former when it adapts to 8 samples at a time or more, the latter always.
     floor : Floor, optional
         When labels show that the adapted model errs more than the shipped one, the shipped one answers.
     sink : callable, optional

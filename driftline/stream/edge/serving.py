@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from driftline.adapters import Adapter, CollapseGuard
+from driftline.adapters import Adapter, CollapseGuard, DisagreementGuard
 from driftline.adapters.model import frozen
 from driftline.adapters.normalization import AdaptedNorm
 from driftline.adapters.wrapper import Wrapper
@@ -220,9 +220,9 @@ def shipped_model(player: Player, given: nn.Module | None) -> nn.Module:
     """
     if given is not None:
         return frozen(given)
-    guard = guard_of(player)
-    if guard is not None:
-        return guard.source
+    for guard in guards_of(player):
+        if isinstance(guard, CollapseGuard):
+            return guard.source
     network = player.network()
     name = type(player).__name__
     if network is None:
@@ -236,37 +236,38 @@ def shipped_model(player: Player, given: nn.Module | None) -> nn.Module:
 
 
 def guarded(player: Player, model: nn.Module, guard: bool | None, batch_size: int, int8: Int8 | None = None) -> Player:
-    """Put a guard with the shipped model around an adapter, if it is asked for or fits, and there is none yet.
+    """Put guards around an adapter, if they are asked for or fit, and there is none yet.
 
-    It watches what is predicted (entropy and marginal), not how far the adapted model is from the shipped one (drift
-    and accuracy): under a strong corruption, where the shipped model is surely wrong, adapting that helps leads away
-    from it, too. The averages are longer for small batches. What is served in eight bits is watched so, too.
+    One watches for a collapse, beside the shipped model: by what is predicted (entropy and marginal), not by how far
+    the adapted model is from the shipped one (drift and accuracy): under a strong corruption, where the shipped model
+    is surely wrong, adapting that helps leads away from it, too. The averages are longer for small batches. What is
+    served in eight bits is watched so, too. Another one bounds what training may do in the long run.
 
     Raises
     ------
     ConfigError
-        When it is asked for around a learner.
+        When they are asked for around a learner.
     """
     if isinstance(player, Learner):
         if guard:
             raise ConfigError("guard=True: a guard goes around an adapter; a learner is judged by its labels")
         return player
-    wanted = batch_size >= GUARDED if guard is None else guard
-    if not wanted or guard_of(player) is not None:
+    if guard is False or any(guards_of(player)):
         return player
-    if int8 is not None:
-        player = SeenInInt8(player, int8)
-    return CollapseGuard(player, drift=None, accuracy=None, momentum=min(0.3, batch_size / 100), source=model)
+    trains = bool(player.adapted_parameters())
+    if guard or batch_size >= GUARDED:
+        seen = player if int8 is None else SeenInInt8(player, int8)
+        player = CollapseGuard(seen, drift=None, accuracy=None, momentum=min(0.3, batch_size / 100), source=model)
+    return DisagreementGuard(player) if trains else player
 
 
-def guard_of(player: Player) -> CollapseGuard | None:
-    """Return the guard around or inside a player, if there is one."""
+def guards_of(player: Player) -> Iterator[CollapseGuard | DisagreementGuard]:
+    """Return the guards around or inside a player, the outer one first."""
     inner: object = player
     while isinstance(inner, Wrapper):
-        if isinstance(inner, CollapseGuard):
-            return inner
+        if isinstance(inner, (CollapseGuard, DisagreementGuard)):
+            yield inner
         inner = inner.inner
-    return None
 
 
 def is_allocation(error: BaseException) -> bool:

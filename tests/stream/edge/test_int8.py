@@ -191,7 +191,7 @@ def test_stopped_and_resumed_in_int8_or_in_float_it_goes_on(tmp_path):
 
 def test_a_guard_watches_what_is_served_in_int8(tmp_path):
     with make(tmp_path, [], Tent(network()), guard=True, quantize="int8") as loop:
-        guard = loop.serving.player
+        guard = loop.serving.player.inner
         assert isinstance(guard, CollapseGuard)
         assert isinstance(guard.inner, SeenInInt8)
         x = samples(16)

@@ -7,12 +7,12 @@ import threading
 import pytest
 import torch
 
-from driftline.adapters import CollapseGuard, Tent
+from driftline.adapters import BatchNormAdapter, CollapseGuard, DisagreementGuard, Tent
 from driftline.adapters.wrapper import Wrapper
 from driftline.errors import CheckpointError, ConfigError
 from driftline.learners import GradientLearner
 from driftline.stream.edge import Floor, Label, Sample, StateStore
-from driftline.stream.edge.serving import guard_of
+from driftline.stream.edge.serving import guards_of
 from driftline.stream.modules import evaluate
 from tests.stream.edge.parts import Clock, Costly, Tape, Wrong, adapter, fixed, make, network, samples, told
 
@@ -180,14 +180,22 @@ def test_the_state_of_another_model_is_refused(tmp_path):
     make(tmp_path, []).close()
 
 
-def test_a_guard_is_put_around_adapters_of_batches_and_none_around_another_guard(tmp_path):
+def guards(loop):
+    return [type(guard) for guard in guards_of(loop.serving.player)]
+
+
+def test_guards_are_put_around_adapters_of_batches_and_none_around_another_guard(tmp_path):
     with make(tmp_path / "a", [], Tent(network()), guard=None) as loop:
-        assert isinstance(loop.serving.player, CollapseGuard)
+        assert guards(loop) == [DisagreementGuard, CollapseGuard]
     with make(tmp_path / "b", [], Tent(network()), guard=None, batch_size=1) as loop:
-        assert guard_of(loop.serving.player) is None
-    guarded = CollapseGuard(Tent(network()), source=network())
-    with make(tmp_path / "c", [], guarded, guard=None, shipped=None) as loop:
-        assert loop.serving.player is guarded
+        assert guards(loop) == [DisagreementGuard]
+    with make(tmp_path / "c", [], BatchNormAdapter(network(), "running"), guard=None) as loop:
+        assert guards(loop) == [CollapseGuard]
+    with make(tmp_path / "d", [], Tent(network()), guard=False) as loop:
+        assert guards(loop) == []
+    for folder, guarded in {"e": CollapseGuard(Tent(network())), "f": DisagreementGuard(Tent(network()))}.items():
+        with make(tmp_path / folder, [], guarded, guard=None) as loop:
+            assert loop.serving.player is guarded
 
 
 def test_a_collapse_is_rolled_back_and_told(tmp_path):
@@ -195,6 +203,15 @@ def test_a_collapse_is_rolled_back_and_told(tmp_path):
     with pytest.warns(UserWarning, match="collapsed"):
         scores_of(loop)
     assert told(tmp_path, "rollback")[0]["signal"].startswith("guard")
+
+
+def test_training_that_leads_too_far_away_is_undone_and_told(tmp_path):
+    player = DisagreementGuard(Tent(network(), lr=1.0), level=0.05, window=40, every=1)
+    loop = make(tmp_path, samples(240), player)
+    scores_of(loop)
+    assert loop.health.counts["rollbacks"] == player.rollbacks > 0
+    event = told(tmp_path, "rollback")[0]
+    assert (event["signal"], event["to"]) == ("guard: disagreement", "the shipped model")
 
 
 @pytest.mark.parametrize(
