@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 from torch import nn
 
 from driftline import build, data, models, scenarios
-from driftline.adapters import Adapter, CollapseGuard, RealTime, SlidingWindow
+from driftline.adapters import Adapter, CollapseGuard, DisagreementGuard, RealTime, SlidingWindow
 from driftline.errors import ConfigError, DataError, RecordError
 from driftline.learners import GradientLearner, Learner
 from driftline.metrics import (
@@ -103,6 +103,9 @@ class Plan:
     window : int, optional
         Let the adapter see so many of the last samples at each step, see
         :class:`driftline.adapters.sliding_window.SlidingWindow`.
+    disagreement : float, optional
+        Take the adapter back to its source before training changes more than this share of its predictions, see
+        :class:`driftline.adapters.disagreement_guard.DisagreementGuard`. It is around a ``guard``.
     guard : bool
         Take the adapter back to a good state when it collapses, see
         :class:`driftline.adapters.collapse_guard.CollapseGuard`; rollbacks are counted and put into the series. It is
@@ -158,6 +161,7 @@ class Plan:
     window: int | None = None
     guard: bool = False
     guard_parameters: Values = field(default_factory=dict)
+    disagreement: float | None = None
 
     @classmethod
     def of_run(cls, path: str | Path) -> Plan:
@@ -247,14 +251,18 @@ class Plan:
             return self._wrapped(build.adapter(self.adapter, self._model(stream, self.seed, root), **parameters))
         if self.real_time is not None:
             raise ConfigError(f"real_time={self.real_time!r}: a learner takes its time; only adapters miss batches")
-        if self.guard or self.window is not None:
-            raise ConfigError(f"guard={self.guard}, window={self.window}: these go around an adapter, not a learner")
+        around = {name: getattr(self, name) for name in ("guard", "window", "disagreement")}
+        if any(value not in (None, False) for value in around.values()):
+            said = ", ".join(f"{name}={value}" for name, value in around.items())
+            raise ConfigError(f"{said}: these go around an adapter, not a learner")
         return self._learner(stream, root, self.seed)
 
     def _wrapped(self, adapter: Adapter) -> Adapter:
         """Put around the adapter what was asked for."""
         if self.guard:
             adapter = build.call(CollapseGuard, "guard", self.guard_parameters, adapter)
+        if self.disagreement is not None:
+            adapter = DisagreementGuard(adapter, self.disagreement)
         if self.window is not None:
             adapter = SlidingWindow(adapter, self.window)
         return adapter if self.real_time is None else RealTime(adapter, self.real_time)
@@ -290,7 +298,8 @@ class Plan:
 
     def measures(self, stream: Stream | LiveStream) -> list[Metric]:
         """Build the metrics for a stream."""
-        guarded = [Rollbacks()] if self.guard and "rollbacks" not in self.metrics else []
+        watched = self.guard or self.disagreement is not None
+        guarded = [Rollbacks()] if watched and "rollbacks" not in self.metrics else []
         if self.metrics:
             return [*(self._metric(name, stream) for name in self.metrics), *guarded]
         return [*self._usual(stream), *guarded]

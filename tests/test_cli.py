@@ -178,11 +178,12 @@ def settings_inside(described):
 def test_an_adapter_is_wrapped_as_asked_and_resumed_with_its_wrappers(tmp_path):
     record = adapted(
         *("--adapter", "tent", "--adapter-set", "lr=0.02", "--window", 10, "--guard", "--guard-set", "pause=0"),
-        *("--guard-set", "accuracy=null", "--metrics", "domain-error,cost"),
+        *("--guard-set", "accuracy=null", "--disagreement", 0.2, "--metrics", "domain-error,cost"),
         cwd=tmp_path,
     )
-    (_, window), (_, guard), (_, tent) = around = [*settings_inside(record["learner"])]
-    assert [name for name, _ in around] == ["SlidingWindow", "CollapseGuard", "Tent"]
+    (_, window), (_, slow), (_, guard), (_, tent) = around = [*settings_inside(record["learner"])]
+    assert [name for name, _ in around] == ["SlidingWindow", "DisagreementGuard", "CollapseGuard", "Tent"]
+    assert slow["level"] == record["plan"]["disagreement"] == 0.2
     assert (window["size"], guard["pause"], guard["accuracy"], tent["lr"]) == (10, 0, None, 0.02)
     assert record["plan"]["window"] == 10 and record["plan"]["guard"] is True
     assert record["plan"]["guard_parameters"] == {"pause": 0, "accuracy": None}

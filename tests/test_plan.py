@@ -303,6 +303,7 @@ WRAPPED = {
     "window": 10,
     "guard": True,
     "guard_parameters": {"pause": 1, "drift": 0.1},
+    "disagreement": 0.5,
     "real_time": 1.5,
     "reset": "segment",
 }
@@ -339,18 +340,21 @@ def test_a_guarded_plan_counts_rollbacks_once_whatever_it_measures():
     for metrics in (("online",), ("rollbacks", "online"), ()):
         measured = [type(m).__name__ for m in Plan(**{**WRAPPED, "metrics": metrics}).measures(stream)]
         assert measured.count("Rollbacks") == 1
-    unguarded = Plan(**{**WRAPPED, "guard": False, "guard_parameters": {}}).measures(stream)
+    only_one = {**WRAPPED, "guard": False, "guard_parameters": {}}
+    assert "Rollbacks" in [type(m).__name__ for m in Plan(**only_one).measures(stream)]
+    unguarded = Plan(**{**only_one, "disagreement": None}).measures(stream)
     assert [type(m).__name__ for m in unguarded] == ["DomainError"]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"adapter": None, "real_time": None}, "guard=True, window=10: these go around an adapter"),
+        ({"adapter": None, "real_time": None}, "guard=True, window=10, disagreement=0.5: these go around an adapter"),
         ({"guard": False}, "guard_parameters=.*there is no guard"),
         ({"guard_parameters": {"momentum": None}}, "momentum=None should be a float"),
         ({"guard_parameters": {"inner": 1}}, "unknown parameter of guard 'inner'"),
         ({"window": 1}, "size=1"),
+        ({"disagreement": 1.5}, r"level=1\.5"),
     ],
 )
 def test_a_bad_setting_of_what_goes_around_an_adapter_is_named(settings, message):

@@ -86,6 +86,10 @@ def run_command(
         bool, typer.Option("--guard", help="Take an adapter that collapses back to its last good state.")
     ] = False,
     guard_set: Annotated[list[str] | None, typer.Option(help="Parameter of the guard, key=value.")] = None,
+    disagreement: Annotated[
+        float | None,
+        typer.Option(help="Take an adapter back before training changes more than this share of its predictions."),
+    ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Samples between checkpoints.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is in --out already.")] = False,
     device: Annotated[str | None, typer.Option(help="Where to run, such as cuda.")] = None,
@@ -128,6 +132,7 @@ def run_command(
         window,
         guard,
         values(guard_set),
+        disagreement,
     )
     report = plan.run(
         out,
