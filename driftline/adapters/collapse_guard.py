@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,15 @@ from driftline.stream.modules import evaluate
 
 KEPT_EVENTS = 20
 """Rollbacks that are described; the earlier ones are only counted."""
+
+
+class Detector(Protocol):
+    """A drift detector, such as those of ``river.drift``."""
+
+    drift_detected: bool
+
+    def update(self, x: float) -> object:
+        """Take in a value."""
 
 
 class CollapseGuard(Wrapper):
@@ -54,6 +63,11 @@ class CollapseGuard(Wrapper):
         Levels, see above: 0 to 1 (``drift``: above 0, at most 2); None: the signal is not watched.
     momentum : float
         Weight of the newest batch in the running averages, above 0 to 1. Choose it smaller for small batches.
+    detector : callable, optional
+        Makes a drift detector, such as ``river.drift.ADWIN``, that watches how far the features of each batch are from
+        the source's, the distance under drift before it is averaged. Its alarm is one more signal, by itself or beside
+        the others, when drift is above what it was in the last good state. It is made anew at each rollback and reset,
+        and when a state is loaded.
     every : int
         Batches between two copies of the adapter's state, at least 1. A copy counts as good once so many further
         batches have come during which no signal was more than half-way to its level.
@@ -117,6 +131,7 @@ class CollapseGuard(Wrapper):
         marginal: float | None = 0.5,
         drift: float | None = 0.4,
         accuracy: float | None = 0.6,
+        detector: Callable[[], Detector] | None = None,
         momentum: float = 0.3,
         every: int = 10,
         pause: int = 20,
@@ -146,6 +161,13 @@ class CollapseGuard(Wrapper):
         self.source = frozen(network)
         has_linear = any(isinstance(module, nn.Linear) for module in network.modules())
         self._tap = ClassifierTap(self.source, classifier) if has_linear or classifier else None
+        makes = detector is None or (callable(detector) and callable(getattr(detector(), "update", None)))
+        if not makes or (detector is not None and self._tap is None):
+            raise ConfigError(
+                f"detector={detector!r}: give what makes a drift detector, such as river.drift.ADWIN, "
+                "and a network with a linear classifier, whose features it watches"
+            )
+        self.detector = detector
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -154,8 +176,12 @@ class CollapseGuard(Wrapper):
         self.events: list[dict[str, object]] = []
         self.signals: dict[str, float] = {}
         self._averages: dict[str, Tensor] = {}
+        self._start_detecting()
         # Always two copies, so that memory stays the same.
         self._good, self._candidate = self._copy(0), self._copy(0)
+
+    def _start_detecting(self) -> None:
+        self._detecting, self._alarm = None if self.detector is None else self.detector(), False
 
     def _copy(self, met: int) -> dict[str, object]:
         """Return the adapter as it is after so many batches."""
@@ -237,6 +263,9 @@ class CollapseGuard(Wrapper):
             for name, values in (("", features), ("source ", others)):
                 new[f"{name}features"] = values.flatten(1).mean(0)
                 new[f"{name}square"] = values.flatten(1).square().sum(1).mean()
+        if self._detecting is not None and "features" in new and math.isfinite(moved := _distance(new)):
+            self._detecting.update(moved)
+            self._alarm = self._detecting.drift_detected
         for name, value in new.items():
             before = self._averages.get(name)
             self._averages[name] = value if before is None else torch.lerp(before, value, self.momentum)
@@ -248,10 +277,7 @@ class CollapseGuard(Wrapper):
         ours, theirs = float(mean["entropy"]), float(mean["source entropy"])
         spread, source_spread = float(_spread(mean["mean"])), float(_spread(mean["source mean"]))
         possible = 1 - max(0.0, float(mean["disagreement"]) + float(mean["source confidence"]) - 1)
-        moved = math.nan
-        if "features" in mean:
-            ahead, behind = (_unit(mean[f"{name}features"], mean[f"{name}square"]) for name in ("", "source "))
-            moved = float((ahead - behind).norm())
+        moved = _distance(mean)
         self.signals = {"entropy": ours, "marginal": spread, "drift": moved, "accuracy": possible}
         reached = {"not finite": 0.0 if math.isfinite(ours) and math.isfinite(spread) else math.inf}
         if self.entropy is not None:
@@ -261,13 +287,16 @@ class CollapseGuard(Wrapper):
             reached["marginal"] = (source_spread - spread) / ((1 - self.marginal) * source_spread + 0.05)
         if self.drift is not None and "features" in mean:
             reached["drift"] = moved / self.drift
+        if self.detector is not None:
+            good = _distance(cast(Mapping[str, Tensor], self._good["averages"]))
+            reached["detector"] = math.inf if self._alarm and not moved <= good else 0.0
         if self.accuracy is not None:
             reached["accuracy"] = (1 - possible) / max(1 - self.accuracy, 1e-3)
         return {name: math.inf if math.isnan(value) else value for name, value in reached.items()}
 
     def _roll_back(self, signal: str) -> None:
-        level = None if signal == "not finite" else getattr(self, signal)
-        value = self.signals.get(signal, math.nan)
+        level = None if signal in ("not finite", "detector") else getattr(self, signal)
+        value = self.signals.get("drift" if signal == "detector" else signal, math.nan)
         to = cast(int, self._good["batches"])
         event = {"batch": self.batches, "signal": signal, "value": value, "level": level, "to": to}
         self.events = [*self.events, event][-KEPT_EVENTS:]
@@ -275,6 +304,7 @@ class CollapseGuard(Wrapper):
         self.inner.load_state_dict(cast(Mapping[str, object], self._good["inner"]))
         self._averages = copy.deepcopy(cast(dict[str, Tensor], self._good["averages"]))
         self._candidate, self._quiet, self._rest = copy.deepcopy(self._good), 0, self.pause
+        self._start_detecting()
         if self.rollbacks == 1:
             warnings.warn(
                 f"{type(self.inner).__name__} has collapsed at batch {self.batches} "
@@ -316,6 +346,7 @@ class CollapseGuard(Wrapper):
     def load_own_state(self, state: Mapping[str, object]) -> None:
         """Continue from an :meth:`own_state`."""
         state = copy.deepcopy(dict(state))
+        self._start_detecting()
         self.batches, self.rollbacks = cast(int, state["batches"]), cast(int, state["rollbacks"])
         self._quiet, self._rest = cast(int, state["quiet"]), cast(int, state["rest"])
         self._adapted = bool(state["adapted"])
@@ -342,6 +373,14 @@ def _spread(probabilities: Tensor) -> Tensor:
     """Return the entropy of probabilities (C,), in nats."""
     spread: Tensor = torch.special.entr(probabilities).sum()
     return spread
+
+
+def _distance(averages: Mapping[str, Tensor]) -> float:
+    """Return how far the adapter's mean features are from the source's, each in its own length; NaN without any."""
+    if "features" not in averages:
+        return math.nan
+    ours, theirs = (_unit(averages[f"{name}features"], averages[f"{name}square"]) for name in ("", "source "))
+    return float((ours - theirs).norm())
 
 
 def _unit(features: Tensor, square: Tensor) -> Tensor:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from driftline.commands.reading import shape_of, size, values
-from driftline.errors import ConfigError
+from driftline.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from driftline.adapters.collapse_guard import Detector
     from driftline.stream.edge import Prediction
     from driftline.stream.edge.serving import Player
     from driftline.stream.live import Source
@@ -50,6 +51,11 @@ def adapt_command(
     guard: Annotated[
         bool | None, typer.Option(help="Roll back an adapter that goes astray.  [default: if it fits]")
     ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="River's drift detector, such as ADWIN, told 1 - confidence; its alarms are in the log."),
+    ] = None,
+    detector_set: Annotated[list[str] | None, typer.Option(help="Parameter of the detector, key=value.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch.  [default: its own choice]")] = None,
     quantize: Annotated[
         str | None, typer.Option(help="int8: predict in eight bits, adapt in float.  [default: float]")
@@ -81,6 +87,7 @@ def adapt_command(
     example = torch.zeros(shape_of(shape)) if example is None and shape else example
     if memory and example is None:
         raise ConfigError("--memory plans with a sample: give its --shape, or a dataset as --source")
+    watching = _detector(detector, values(detector_set))
     usual = (16, 1) if adapter else (way.batch_size, way.window)
     loop = AdaptationLoop(
         player,
@@ -91,6 +98,7 @@ def adapt_command(
         shipped=network,
         example=example,
         guard=guard,
+        detector=watching,
         quantize=quantize,  # type: ignore[arg-type]
         batch_size=batch_size or usual[0],
         window=window or usual[1],
@@ -233,6 +241,27 @@ def _source(name: str, root: Path | None, labels: bool, settings: dict[str, obje
         raise ConfigError(f"--source-set {settings}: {name} is no live source, and takes no parameters")
     samples = feed(name, root, labels)
     return samples, samples.dataset.x[0] if isinstance(samples, Played) else None
+
+
+def _detector(name: str | None, settings: Mapping[str, object]) -> Detector | None:
+    """Return the detector of River that is asked for."""
+    if name is None:
+        return None
+    from driftline.build import call
+
+    try:
+        from river import base, drift
+    except ImportError as error:
+        raise ConfigError('--detector needs river; pip install "driftline[river]"') from error
+    found = {key: kind for key, kind in vars(drift).items() if _is_a(kind, base.DriftDetector)}
+    if name not in found:
+        raise unknown("drift detector of River", name, found)
+    made: Detector = call(found[name], name, settings)
+    return made
+
+
+def _is_a(kind: object, what: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, what)
 
 
 def _model(name: str, root: Path | None) -> nn.Module:

@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 import torch
+from river import drift
 from torch import nn
 
 from driftline import load, scenarios
@@ -98,6 +99,50 @@ def test_the_levels_hold_on_a_second_model():
     assert bad > 0.7 and saved < 0.5 * bad, (source, bad, saved)
 
 
+def page_hinkley():
+    return drift.PageHinkley(min_instances=5, threshold=0.5, mode="up")
+
+
+@pytest.mark.parametrize("lr", [0.2, 0.3])
+def test_a_detector_of_river_sees_features_move_away(lr):
+    x, y = correlated()
+    alone = {"entropy": None, "marginal": None, "drift": None, "accuracy": None}
+    guarded = CollapseGuard(Tent(source_model(), lr=lr), **alone, detector=page_hinkley)
+    with pytest.warns(UserWarning, match="detector"):
+        found = late_error(guarded, x, y)
+    bare = late_error(Tent(source_model(), lr=lr), x, y)
+    # Measured over the whole stream: 0.83 and 0.86 bare, 0.14 and 0.16 guarded, 0.12 without any step.
+    assert bare > 0.7 and found < 0.25, (bare, found)
+    event = guarded.events[0]
+    assert event["signal"] == "detector" and event["value"] > 0 and event["level"] is None
+
+
+def test_an_alarm_when_features_come_back_is_no_collapse():
+    class Always:
+        drift_detected = True
+
+        def update(self, x):
+            pass
+
+    x, _ = shifted()
+    guarded = CollapseGuard(Tent(source_model(), lr=0.003), None, None, None, None, detector=Always, momentum=1.0)
+    guarded._good = {**guarded._good, "averages": {"features": -torch.ones(2), "square": torch.tensor(2.0)}}
+    guarded._good["averages"] |= {"source features": torch.ones(2), "source square": torch.tensor(2.0)}
+    # The good state was farther away: twice the length of the features.
+    guarded.adapt(x[:50])
+    assert guarded.rollbacks == 0
+    guarded._good = {**guarded._good, "averages": {}}
+    with pytest.warns(UserWarning, match="detector"):
+        guarded.adapt(x[50:100])
+    assert guarded.rollbacks == 1
+
+
+@pytest.mark.parametrize("detector", ["ADWIN", drift.ADWIN(), object])
+def test_what_makes_no_detector_is_named(detector):
+    with pytest.raises(ConfigError, match="detector="):
+        CollapseGuard(Source(nn.Linear(4, 3)), detector=detector)
+
+
 def test_a_diverged_adapter_is_taken_back():
     guarded = CollapseGuard(Tent(source_model(), lr=0.01))
     x, _ = shifted()
@@ -171,7 +216,8 @@ def test_it_describes_its_settings_and_who_is_guarded():
     assert said["parameters"]["accuracy"] is None and said["parameters"]["pause"] == 3
     assert said["parameters"]["inner"]["name"] == "Source"
     assert set(said["parameters"]) == {
-        *("entropy", "marginal", "drift", "accuracy", "momentum", "every", "pause", "classifier", "inner"),
+        *("entropy", "marginal", "drift", "accuracy", "detector"),
+        *("momentum", "every", "pause", "classifier", "inner"),
     }
 
 

@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol, Self, cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from driftline.adapters import Adapter
 from driftline.adapters import Source as Unadapted
+from driftline.adapters.collapse_guard import Detector
 from driftline.adapters.settings import above, at_least, one_of
 from driftline.errors import CheckpointError, ConfigError, InputError, SourceError
 from driftline.learners import Learner
@@ -53,15 +54,6 @@ VERSION = 1
 """Of the state's layout."""
 
 Handler = Callable[[int, FrameType | None], object] | int | None
-
-
-class Detector(Protocol):
-    """A drift detector, such as those of ``river.drift``."""
-
-    drift_detected: bool
-
-    def update(self, x: float) -> object:
-        """Take in a value."""
 
 
 class AdaptationLoop:

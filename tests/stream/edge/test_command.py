@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from driftline.cli import app
 from driftline.commands.reading import size, values
 from driftline.errors import CheckpointError, ConfigError
+from driftline.stream.edge.events import read_events
 from driftline.stream.edge.feeds import feed
 from driftline.stream.edge.metrics_endpoint import serve_metrics
 from driftline.stream.edge.status import show, status
@@ -53,6 +54,34 @@ def test_adapt_answers_lines_and_goes_on_in_the_same_folder_and_status_and_rollb
     assert "resumed" in command("status", folder).stdout
     assert json.loads(command("status", folder, "--json").stdout)["running"] is None
     assert "is rejected" in command("rollback", folder).stdout
+
+
+def test_adapt_tells_of_the_alarms_of_a_detector_of_river(tmp_path):
+    (tmp_path / "own.py").write_text(MODEL)
+    settings = (
+        "adapt",
+        "--model",
+        f"{tmp_path}/own.py:model",
+        "--source",
+        "-",
+        "--state",
+        tmp_path / "state",
+        "--quiet",
+    )
+    steady, sure = [0.1, 0.2, -0.1, 0.3], [40.0, -30.0, 20.0, 50.0]
+    lines = "".join(f"{json.dumps(x)}\n" for x in [steady] * 60 + [sure] * 60)
+
+    def command(*more, input=lines):
+        return CliRunner().invoke(app, [*map(str, (*settings, "--quiet", "--preset", "fixed", *more))], input=input)
+
+    done = command("--detector", "ADWIN", "--detector-set", "clock=1")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stderr.splitlines()[-1])["drift_alarms"] >= 1
+    assert "drift" in [event["event"] for event in read_events(tmp_path / "state" / "events.jsonl")]
+    assert "did you mean 'ADWIN'" in str(command("--detector", "ADWON", input="").exception)
+    assert "unknown parameter of ADWIN 'clok'" in str(
+        command("--detector", "ADWIN", "--detector-set", "clok=1", input="").exception
+    )
 
 
 def test_export_writes_what_a_loop_serves_and_adapt_answers_in_int8(tmp_path):
