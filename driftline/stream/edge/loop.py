@@ -35,6 +35,7 @@ from driftline.stream.edge.placed import Placed, State
 from driftline.stream.edge.planning import plan
 from driftline.stream.edge.samples import Prediction, as_sample
 from driftline.stream.edge.saving import Saving
+from driftline.stream.edge.service_manager import ServiceManager
 from driftline.stream.edge.serving import Answer, Player, Serving, describe, guarded, shipped_model
 from driftline.stream.edge.sink import Receiver, Sink
 from driftline.stream.edge.state import StateStore
@@ -241,6 +242,7 @@ class AdaptationLoop:
             self._saving.start(self._state(), force=True)
         self._watch = Watch(self._intake, self._sink, self.journal, stall_after, clock)
         self._stop = self.closed = False
+        self._manager: ServiceManager | None = None
         self._handlers: dict[signal.Signals, Handler] = {}
 
     # --- use
@@ -274,7 +276,13 @@ class AdaptationLoop:
         raise StopIteration
 
     def run(self) -> Health:
-        """Go on until the source ends or the loop is stopped; predictions go to the sink alone."""
+        """Go on until the source ends or the loop is stopped; predictions go to the sink alone.
+
+        A service manager with a watchdog, such as systemd's, is told that the loop is alive
+        (:class:`~driftline.stream.edge.service_manager.ServiceManager`).
+        """
+        self._manager = ServiceManager()
+        self._manager.ready()
         with self:
             for _ in self:
                 pass
@@ -303,6 +311,8 @@ class AdaptationLoop:
         if self.closed:
             return
         self.closed = True
+        if self._manager:
+            self._manager.stopping()
         self._after()
         self._intake.close(LEAVING)
         if self._sink is not None:
@@ -399,6 +409,8 @@ class AdaptationLoop:
             self._saving.start(self._state())
         self._watch.look()
         served = "adapted" if self.floor.adapted else "shipped"
+        if self._manager:
+            self._manager.alive(f"{self.health.counts['predictions']} answered, {served} model")
         self.journal.report(
             position=self.position,
             checkpoint_age=round(self.checkpoint_age, 3),

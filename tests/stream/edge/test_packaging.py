@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -89,14 +91,89 @@ def placed(words, replacements):
     return [next((word.replace(old, new) for old, new in replacements.items() if old in word), word) for word in words]
 
 
-def test_the_unit_starts_a_loop_that_ends_on_its_signal_and_goes_on(shipped, tmp_path):
+@contextlib.contextmanager
+def service_manager(monkeypatch, folder, silence):
+    """Listen as systemd does; what was said so far is in the list."""
+    said = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(folder / "notify"))
+        server.settimeout(0.05)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(folder / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", str(int(silence * 1e6)))
+        done = threading.Event()
+
+        def listen():
+            while not done.is_set():
+                with contextlib.suppress(TimeoutError):
+                    said.append(server.recv(4096).decode())
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield said
+        finally:
+            time.sleep(0.2)
+            done.set()
+            thread.join()
+
+
+def test_the_unit_starts_a_loop_that_ends_on_its_signal_and_goes_on(shipped, tmp_path, monkeypatch):
     pytest.importorskip("prometheus_client", reason="prometheus-client (the 'edge' extra) is not installed")
+    assert unit()["Type"] == "notify" and int(unit()["WatchdogSec"]) > 0
     port = free_port()
     # The build of torch with CUDA takes more memory than a board's.
     here = {"/opt/driftline/bin/driftline": str(PROGRAM), "/opt/driftline": str(shipped)}
     here |= {"/var/lib/driftline": str(tmp_path / "state"), "400MB": "4GB", "9464": str(port)}
     command = placed(unit()["ExecStart"].split(), here)
-    run_twice(command, tmp_path / "state", port, signal.Signals[unit()["KillSignal"]])
+    with service_manager(monkeypatch, tmp_path, silence=0.2) as said:
+        run_twice(command, tmp_path / "state", port, signal.Signals[unit()["KillSignal"]])
+    assert said.count("READY=1") == said.count("STOPPING=1") == 2
+    assert said[0] == "READY=1" and said[-1] == "STOPPING=1"
+    assert re.fullmatch(r"WATCHDOG=1\nSTATUS=\d+ answered, adapted model", said[1])
+
+
+HANGS = """
+import time
+import torch
+from torch import nn
+
+class Hanging(nn.Linear):
+    def forward(self, x):
+        if float(x.max()) > 6:
+            time.sleep(3600)
+        return super().forward(x)
+
+def model():
+    return Hanging(4, 3)
+
+def sensor():
+    for number in range(100):
+        time.sleep(0.02)
+        yield torch.full((4,), number / 10)
+"""
+
+
+def test_a_loop_that_hangs_gives_no_sign_of_life(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(HANGS)
+    command = [PROGRAM, "adapt", "--model", tmp_path / "own.py:model", "--source", tmp_path / "own.py:sensor"]
+    command += ["--state", tmp_path / "state", "--preset", "fixed", "--quiet"]
+    with (
+        service_manager(monkeypatch, tmp_path, silence=0.2) as said,
+        subprocess.Popen([*map(str, command)]) as process,
+    ):
+        try:
+            for _ in range(600):
+                if len(said) > 2 and int(re.search(r"\d+ answered", said[-1])[0].split()[0]) > 40:
+                    break
+                time.sleep(0.1)
+            # It hangs at number 61, half a second later.
+            time.sleep(3)
+            heard = len(said)
+            time.sleep(1)
+            assert len(said) == heard > 2
+            assert process.poll() is None
+        finally:
+            process.kill()
 
 
 def test_the_recipe_starts_a_loop_that_ends_on_its_signal_and_goes_on(shipped, tmp_path):
