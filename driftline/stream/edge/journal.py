@@ -35,9 +35,11 @@ class Journal:
             self._said[event] = now
             self.log.write(event, **values)
 
-    def report(self, **values: object) -> None:
-        """Write a line of health when one is due."""
+    def report(self, **values: object) -> bool:
+        """Write a line of health when one is due; return whether it was."""
         now = self.clock()
-        if not 0 <= now - self._reported < self.period:
-            self._reported = now
-            self.log.write("health", **values, **self.health.report())
+        if 0 <= now - self._reported < self.period:
+            return False
+        self._reported = now
+        self.log.write("health", **values, **self.health.report())
+        return True

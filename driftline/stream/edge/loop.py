@@ -29,7 +29,7 @@ from driftline.stream.edge.int8 import Int8
 from driftline.stream.edge.intake import Arrival, Intake, Overload
 from driftline.stream.edge.journal import Journal
 from driftline.stream.edge.labels import Labels
-from driftline.stream.edge.memory import MemoryPlan
+from driftline.stream.edge.memory import MemoryPlan, give_back
 from driftline.stream.edge.pace import Pace, WhenLate
 from driftline.stream.edge.placed import Placed, State
 from driftline.stream.edge.planning import plan
@@ -411,12 +411,14 @@ class AdaptationLoop:
         served = "adapted" if self.floor.adapted else "shipped"
         if self._manager:
             self._manager.alive(f"{self.health.counts['predictions']} answered, {served} model")
-        self.journal.report(
+        reported = self.journal.report(
             position=self.position,
             checkpoint_age=round(self.checkpoint_age, 3),
             slowest_write=round(self.slowest_write, 3),
             served=served,
         )
+        if reported:
+            give_back()
 
     @property
     def _delivered(self) -> int:

@@ -51,7 +51,8 @@ PRESETS = {
     ),
     "low-rank": Preset(
         "a pair of small matrices beside each weight, by gradients; predicts a window of samples at a time",
-        # Steps of Tent undo the network little by little, which the guard does not see: begin anew every 4 000 samples.
+        # Steps of Tent undo the network little by little. Beginning anew every 4 000 samples keeps more than a guard
+        # that sees it later.
         lambda model: RDumb(low_rank(model), parameters=LOW_RANK, optimizer=Adam, reset_every=250),
         16,
         16,

@@ -231,3 +231,12 @@ def test_bad_settings_are_named(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
         make(tmp_path, **({"source": [], "player": Tent(network())} | settings))
     make(tmp_path, []).close()
+
+
+def test_memory_is_given_back_with_each_line_of_health(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("driftline.stream.edge.loop.give_back", lambda: asked.append(1))
+    clock = Clock()
+    loop = make(tmp_path, samples(90), Costly(BatchNormAdapter(network(), "running"), clock, predict=1.0), clock=clock)
+    scores_of(loop)
+    assert len(asked) == len(told(tmp_path, "health")) == 1
