@@ -172,12 +172,16 @@ def status_command(state: State, as_json: Annotated[bool, typer.Option("--json",
 
 
 def rollback_command(
-    state: State, shipped: Annotated[bool, typer.Option("--shipped", help="Back to the shipped model.")] = False
+    state: State,
+    shipped: Annotated[bool, typer.Option("--shipped", help="Back to the shipped model.")] = False,
+    generation: Annotated[
+        int | None, typer.Option(help="Back to this one.  [default: the one before the newest]")
+    ] = None,
 ) -> None:
-    """Reject the newest state of a stopped loop."""
+    """Reject the newest state, or states, of a stopped loop."""
     from driftline.stream.edge import roll_back
 
-    typer.echo(roll_back(state, shipped))
+    typer.echo(roll_back(state, shipped, generation))
 
 
 def merge_command(

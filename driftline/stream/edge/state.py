@@ -244,10 +244,19 @@ def number_of(file: Path) -> int:
     return int(file.name[len(PREFIX) :])
 
 
-def roll_back(folder: str | Path, shipped: bool = False) -> str:
-    """Take the model of a stopped loop back to the generation before the newest, or to the shipped one.
+def roll_back(folder: str | Path, shipped: bool = False, generation: int | None = None) -> str:
+    """Take the model of a stopped loop back to an older generation, or to the shipped one.
 
-    Where the loop is in its source, and what it has counted, stay. The rejected generation is removed.
+    Where the loop is in its source, and what it has counted, stay. The rejected generations are removed.
+
+    Parameters
+    ----------
+    folder : path
+        Of the state.
+    shipped : bool
+        Take the shipped model.
+    generation : int, optional
+        The one to return to; those after it are rejected. Default: the one before the newest.
 
     Returns
     -------
@@ -257,10 +266,12 @@ def roll_back(folder: str | Path, shipped: bool = False) -> str:
     Raises
     ------
     CheckpointError
-        When there is no (older) generation to go back to.
+        When there is no (older) generation to go back to, or it is damaged.
     ConfigError
-        When a loop runs there.
+        When a loop runs there, or both the shipped model and a generation are asked for.
     """
+    if shipped and generation is not None:
+        raise ConfigError(f"shipped=True, generation={generation}: choose one of them")
     kept = len(files(folder))
     if not kept:
         raise CheckpointError(f"{folder} holds no state")
@@ -269,18 +280,24 @@ def roll_back(folder: str | Path, shipped: bool = False) -> str:
         if found is None:
             raise CheckpointError(f"{folder}: no state there can be read: {'; '.join(store.damaged)}")
         newest, state = found
-        rejected = [file for file in store.files() if number_of(file) == newest]
-        player, to = None, "the shipped model"
+        numbers = [number_of(file) for file in store.files()]
+        player, to, first = None, "the shipped model", newest
         if not shipped:
-            older = [file for file in store.files() if number_of(file) < newest]
+            older = [number for number in numbers if number < newest and generation in (None, number)]
+            if not older and generation is not None:
+                raise CheckpointError(f"{folder} holds no generation {generation} before the newest; it has {numbers}")
             if not older:
                 raise CheckpointError(f"{folder} holds one state only; to take the shipped model, add --shipped")
-            player, to = checkpoint.load(older[-1])["player"], f"generation {number_of(older[-1])}"
-            rejected.append(older[-1])
+            first = older[-1]
+            player, to = read_state(folder, first)["player"], f"generation {first}"
         now = store.save({**state, "player": player, "floor": None, "adapting": None}, force=True)
-        for file in rejected:
-            file.unlink(missing_ok=True)
-    return f"generation {newest} is rejected; generation {now} has the model of {to}"
+        # The one that was returned to is the new one, too.
+        for file in store.files():
+            if first <= number_of(file) < now:
+                file.unlink(missing_ok=True)
+    gone = [number for number in numbers if number > first or (shipped and number == first)]
+    said = f"generation {gone[0]} is" if len(gone) == 1 else f"generations {gone[0]} to {gone[-1]} are"
+    return f"{said} rejected; generation {now} has the model of {to}"
 
 
 def _own(folder: Path) -> tuple[int | None, bool]:

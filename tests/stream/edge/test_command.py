@@ -54,6 +54,7 @@ def test_adapt_answers_lines_and_goes_on_in_the_same_folder_and_status_and_rollb
     assert "resumed" in command("status", folder).stdout
     assert json.loads(command("status", folder, "--json").stdout)["running"] is None
     assert "is rejected" in command("rollback", folder).stdout
+    assert "has the model of generation 1" in command("rollback", folder, "--generation", 1).stdout
 
 
 def test_adapt_tells_of_the_alarms_of_a_detector_of_river(tmp_path):

@@ -240,6 +240,25 @@ def test_a_read_only_disk_can_be_read_and_is_locked_all_the_same(small_disk):
             store.save(state(6))
 
 
+def test_rolling_back_by_hand_to_one_generation_rejects_those_after_it(tmp_path):
+    with StateStore(tmp_path, generations=4) as store:
+        for step in range(4):
+            store.save({"player": {"weight": step}, "position": 10 * step, "floor": {}, "adapting": {}})
+    for missing in (4, 9):
+        with pytest.raises(CheckpointError, match=rf"no generation {missing} before the newest; it has \[1, 2, 3, 4\]"):
+            roll_back(tmp_path, generation=missing)
+    with pytest.raises(ConfigError, match="choose one"):
+        roll_back(tmp_path, shipped=True, generation=2)
+    assert (
+        roll_back(tmp_path, generation=2)
+        == "generations 3 to 4 are rejected; generation 5 has the model of generation 2"
+    )
+    assert [int(file.name.partition("-")[2]) for file in files(tmp_path)] == [1, 5]
+    with StateStore(tmp_path) as store:
+        number, state = store.newest()
+    assert (number, state["player"], state["position"]) == (5, {"weight": 1}, 30)
+
+
 def test_rolling_back_by_hand_takes_the_older_model_and_keeps_the_place_in_the_source(tmp_path):
     with StateStore(tmp_path, generations=3) as store:
         for step in range(3):
