@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from driftline.adapters.settings import at_least, one_of
@@ -11,8 +12,11 @@ WhenLate = Literal["skip", "smaller", "background"]
 
 FORGET = 0.95
 """What is left of an old, higher cost at each new measurement: the estimate is a maximum that fades."""
-RETRY = 0.99
-"""What is left of the estimates at each skip, so that a passing load does not stop adapting for ever."""
+PATIENCE = (4, 256)
+"""Batches skipped before a quarter of one is tried all the same, so that one slow step does not stop adapting for long:
+at first, and at most, when each try shows that there is still no time."""
+FASTER = 0.8
+"""A try that takes less than this of the one before is followed by another one."""
 
 SHARES = (1, 2, 4)
 """A batch is cut to a quarter at most: what normalises by the batch is led astray by a few samples."""
@@ -23,6 +27,9 @@ class Pace:
 
     Adapting may begin when the sample that arrives right then can still be answered in time, with those that wait
     already: cost of adapting + (waiting + 1) predictions <= budget. Costs are maxima of what was measured, which fade.
+    Where nothing fits, the smallest part is tried after four batches, and what that takes is the cost from then on. A
+    second try follows, and more as long as each is faster than the one before: what was not used for a while has to be
+    read from disk again first. As long as they take too much, the next tries come after twice as many batches.
 
     Parameters
     ----------
@@ -53,6 +60,8 @@ class Pace:
         self.budget, self.when_late = budget, when_late
         self.prediction = 0.0
         self.cost: dict[int, float] = {}
+        self._skipped, self._patience = 0, PATIENCE[0]
+        self._trying, self._again, self._last = False, False, math.inf
 
     def predicted(self, seconds: float) -> None:
         """Note what a prediction took."""
@@ -60,6 +69,9 @@ class Pace:
 
     def adapted(self, samples: int, seconds: float) -> None:
         """Note what adapting to so many samples took."""
+        if self._trying:
+            self._trying, self._again, self._last = False, seconds < FASTER * self._last, seconds
+            self.cost = {}
         self.cost[samples] = max(seconds, FORGET * self.cost.get(samples, 0.0))
         for fewer in self.cost:
             if fewer < samples:
@@ -80,11 +92,20 @@ class Pace:
             return collected
         room = self.budget - (waiting + 1) * self.prediction
         parts = SHARES if self.when_late == "smaller" else SHARES[:1]
-        for size in (collected // part for part in parts):
-            if size and self._expected(size) <= room:
+        sizes = [collected // part for part in parts if collected >= part]
+        for size in sizes:
+            if self._expected(size) <= room:
+                self._skipped, self._patience, self._again = 0, PATIENCE[0], False
                 return size
-        self.cost = {samples: RETRY * cost for samples, cost in self.cost.items()}
-        return 0
+        if room <= 0:
+            return 0
+        self._skipped += 1
+        if not self._again:
+            if self._skipped < self._patience:
+                return 0
+            self._patience, self._last = min(2 * self._patience, PATIENCE[1]), math.inf
+        self._skipped, self._trying = 0, True
+        return sizes[-1]
 
     def _expected(self, samples: int) -> float:
         """Return a cost: more samples cost at most in proportion, fewer are taken to."""

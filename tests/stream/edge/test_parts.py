@@ -25,11 +25,48 @@ from driftline.stream.edge.worker import Worker
 from tests.stream.edge.parts import network, samples
 
 
-def test_a_passing_load_does_not_stop_adapting_for_ever():
-    pace = Pace(0.1, "skip")
-    pace.adapted(8, 1.0)
-    tries = next(i for i in range(10_000) if pace.choose(8, waiting=0))
-    assert 100 < tries < 1000
+@pytest.mark.parametrize(("when_late", "part"), [("skip", 8), ("smaller", 2)])
+def test_a_passing_load_does_not_stop_adapting_for_long(when_late, part):
+    pace = Pace(0.1, when_late)
+    pace.adapted(8, 9.0)
+    assert [pace.choose(8, waiting=0) for _ in range(4)] == [0, 0, 0, part]
+    pace.adapted(part, 0.01)
+    assert pace.choose(8, waiting=0) == 8
+
+
+def test_where_there_is_no_time_tries_grow_rare_until_there_is():
+    pace = Pace(0.1)
+    pace.adapted(8, 9.0)
+    tries = []
+    for number in range(1000):
+        size = pace.choose(8, waiting=0)
+        if size:
+            tries.append(number)
+            assert size == 2
+            pace.adapted(2, 0.2)
+    # Two in a row, of which the second is no faster.
+    assert [after - before for before, after in zip(tries, tries[1:])] == [
+        *(1, 8, 1, 16, 1, 32, 1, 64, 1, 128, 1, 256, 1, 256, 1)
+    ]
+    pace.predicted(0.2)
+    assert not any(pace.choose(8, waiting=0) for _ in range(1000)), "not even a prediction is in time"
+    for _ in range(100):
+        pace.predicted(0.01)
+    next(size for _ in range(256) if (size := pace.choose(8, waiting=0)))
+    pace.adapted(2, 0.02)
+    assert pace.choose(8, waiting=0) == 8
+    pace.adapted(8, 9.0)
+    assert [pace.choose(8, waiting=0) for _ in range(4)] == [0, 0, 0, 2]
+
+
+def test_tries_that_become_faster_follow_each_other():
+    pace = Pace(0.1)
+    pace.adapted(8, 9.0)
+    assert [pace.choose(8, waiting=0) for _ in range(3)] == [0, 0, 0]
+    for seconds in (3.0, 2.0, 1.0, 0.5, 0.02):
+        assert pace.choose(8, waiting=0) == 2
+        pace.adapted(2, seconds)
+    assert pace.choose(8, waiting=0) == 8
 
 
 def test_one_slow_measurement_is_corrected_by_the_smaller_batches_that_follow():
