@@ -293,7 +293,7 @@ def roll_back(folder: str | Path, shipped: bool = False, generation: int | None 
         now = store.save({**state, "player": player, "floor": None, "adapting": None}, force=True)
         # The one that was returned to is the new one, too.
         for file in store.files():
-            if first <= number_of(file) < now:
+            if now is not None and first <= number_of(file) < now:
                 file.unlink(missing_ok=True)
     gone = [number for number in numbers if number > first or (shipped and number == first)]
     said = f"generation {gone[0]} is" if len(gone) == 1 else f"generations {gone[0]} to {gone[-1]} are"
