@@ -106,7 +106,7 @@ def mock(producer):
     return library, library.rd_kafka_handle_mock_cluster(handle)
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0.5}, {"timeout": 60, "idle": 0.3}])
+@pytest.mark.parametrize("options", [{"timeout": 5}, {"timeout": 60, "idle": 5}])
 def test_a_topic_that_disappears_while_it_is_read_is_a_named_error_and_no_quiet_end(cluster, options):
     producer, servers = cluster
     fill(producer, "readings", range(20))
