@@ -137,7 +137,7 @@ class DisagreementGuard(Wrapper):
             different = 0 if self._resting else self._differing(x)
             self._take_in(len(x), different)
             if self._different > self._room:
-                self._return(x)
+                self._return()
                 scores = self.inner.predict(x)
             elif self._different <= self._room / 2:
                 self._resting = False
@@ -183,14 +183,14 @@ class DisagreementGuard(Wrapper):
             for parameter, value in zip(parameters, now, strict=True):
                 parameter.data = value
 
-    def _return(self, x: Tensor) -> None:
+    def _return(self) -> None:
         event = {"batch": self.batches, "signal": "disagreement", "value": self.disagreement, "level": self.level}
         self.events = [*self.events, {**event, "to": 0}][-KEPT_EVENTS:]
         self.rollbacks += 1
         self.inner.reset()
         # This batch is predicted by the source.
-        _, different = self._compared.pop()
-        self._compared.append((len(x), 0))
+        samples, different = self._compared.pop()
+        self._compared.append((samples, 0))
         self._different -= different
         self._resting = True
 
