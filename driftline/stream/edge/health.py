@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from driftline.errors import CheckpointError
+from driftline.stream.edge.memory import major_faults, resident
 
 COUNTERS = {
     "predictions": "samples answered",
@@ -98,11 +99,11 @@ class Health:
         self.recent.add(seconds)
 
     def report(self) -> dict[str, object]:
-        """Return counters and milliseconds since the last report (JSON values), and begin the next."""
+        """Return counters, milliseconds since the last report and memory (JSON values), and begin the next."""
         recent, self.recent = self.recent, Latency()
         quantiles = {"p50_ms": recent.quantile(0.5), "p99_ms": recent.quantile(0.99), "max_ms": recent.largest}
         known = {name: None if math.isnan(v) else round(1000 * v, 3) for name, v in quantiles.items()}
-        return {**self.counts, **known}
+        return {**self.counts, **known, "resident": resident(), "major_faults": major_faults()}
 
     def state_dict(self) -> dict[str, object]:
         """Return the counters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -156,9 +157,15 @@ def resident() -> int:
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.split("VmRSS:")[1].split()[0])
     except (OSError, IndexError):
-        import resource
-
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def major_faults() -> int:
+    """Return how often this process has waited for a page from the disk since its start.
+
+    Where that goes on after the first minute, memory is too small for code and data together, and steps take long.
+    """
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def give_back() -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from driftline.errors import ConfigError
 from driftline.stream.edge.health import COUNTERS
+from driftline.stream.edge.memory import major_faults, resident
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -17,7 +18,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 
 
 class Collector:
-    """Gives counters, latency quantiles and the age of the last checkpoint, as they are when asked.
+    """Gives counters, latency quantiles, memory and the age of the last checkpoint, as they are when asked.
 
     Parameters
     ----------
@@ -35,6 +36,7 @@ class Collector:
         health = self.loop.health
         for name, about in COUNTERS.items():
             yield CounterMetricFamily(f"driftline_{name}", about, value=health.counts[name])
+        yield CounterMetricFamily("driftline_major_faults", "waits for a page from the disk", value=major_faults())
         latency = GaugeMetricFamily(
             "driftline_latency_seconds", "seconds to an answer, since the start", labels=["quantile"]
         )
@@ -45,6 +47,7 @@ class Collector:
             "checkpoint_age_seconds": ("seconds since a state was written", self.loop.checkpoint_age),
             "slowest_write_seconds": ("seconds that the slowest write of a state took", self.loop.slowest_write),
             "serving_adapted": ("1 while the adapted model answers", float(self.loop.floor.adapted)),
+            "resident_bytes": ("memory that the process has", float(resident())),
             "position": ("items of the source that are dealt with", float(self.loop.position)),
         }
         for name, (about, value) in gauges.items():

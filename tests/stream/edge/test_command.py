@@ -170,6 +170,7 @@ def test_the_status_tells_of_a_loop_that_runs_and_of_one_that_does_not(tmp_path)
     found = status(tmp_path)
     assert found["running"] is None
     assert found["health"]["predictions"] == 10
+    assert 5e7 < found["health"]["resident"] < 1e11
     assert found["events"][-1]["event"] == "stopped"
     assert "running: no" in show(found)
     assert "predictions: 10" in show(found)
@@ -190,6 +191,9 @@ def test_the_endpoint_gives_the_counters_as_they_are_now(tmp_path):
     assert "driftline_predictions_total 4.0" in text
     assert 'driftline_latency_seconds{quantile="0.99"}' in text
     assert "driftline_serving_adapted 1.0" in text
+    sizes = dict(line.split() for line in text.splitlines() if line.startswith("driftline_") and "{" not in line)
+    assert float(sizes["driftline_resident_bytes"]) > 5e7
+    assert float(sizes["driftline_major_faults_total"]) >= 0
 
 
 def test_a_function_in_a_file_is_a_source_and_a_missing_one_is_named(tmp_path):

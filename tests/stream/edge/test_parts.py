@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import random
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from driftline.errors import ConfigError
 from driftline.stream.edge import EventLog, Floor, Prediction, preset, read_events
 from driftline.stream.edge.health import Latency
 from driftline.stream.edge.intake import Intake
-from driftline.stream.edge.memory import PeakBytes, give_back, resident
+from driftline.stream.edge.memory import PeakBytes, give_back, major_faults, resident
 from driftline.stream.edge.pace import Pace
 from driftline.stream.edge.planning import plan
 from driftline.stream.edge.sink import Sink
@@ -278,6 +280,27 @@ def test_what_the_allocator_keeps_but_does_not_use_is_given_back():
         pytest.skip("this allocator returns nothing when asked to")
     assert len(kept) == 4000
     assert resident() - before < gaps / 2 or gaps < 16e6
+
+
+def test_pages_that_must_come_from_the_disk_are_counted(tmp_path):
+    def touched() -> int:
+        """Waits for the disk while every 64th page of the file is looked at."""
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
+            pages.madvise(mmap.MADV_RANDOM)
+            before = major_faults()
+            assert sum(pages[:: 64 * mmap.PAGESIZE]) == 0
+            return major_faults() - before
+
+    with (tmp_path / "pages").open("w+b") as file:
+        file.write(bytes(32 * 64 * mmap.PAGESIZE))
+        file.flush()
+        os.fsync(file.fileno())
+        assert touched() == 0
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if touched() == 0:
+            pytest.skip("this file system keeps its files in memory")
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert touched() >= 16
 
 
 def test_the_batch_is_halved_until_the_plan_fits():
